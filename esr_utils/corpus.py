@@ -1,0 +1,141 @@
+"""The text the embedded SAE learns from: the embedded model's own answers to many prompts on many topics.
+
+``python -m esr_utils.corpus`` makes it, shard by shard, in the cache folder; run it again to continue.
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from esr_utils import embedded
+from esr_utils.models import DATA, Pair, load_model
+from esr_utils.sae import SAE
+from esr_utils.steering import Row, Sampling
+
+LAYERS = (16, 18, 20)
+PROMPTS_PER_TOPIC = 5
+SHARD_ROWS = 256
+SAMPLING = Sampling(max_new_tokens=208, temperature=0.8, repetition_penalty=1.05)
+TARGET_TOKENS = 2_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusPrompt:
+    """One prompt with the topic it asks about."""
+
+    text: str
+    topic: str
+    group: str
+
+
+def corpus_prompts() -> list[CorpusPrompt]:
+    """Every topic in five of the templates, in a fixed shuffled order."""
+    source = json.loads((DATA / "embedded" / "corpus_prompts.json").read_text())
+    rng = random.Random(0)
+    prompts = [
+        CorpusPrompt(text=template.format(t=topic), topic=topic, group=group)
+        for group, topics in source["topics"].items()
+        for topic in topics
+        for template in rng.sample(source["templates"], PROMPTS_PER_TOPIC)
+    ]
+    rng.shuffle(prompts)
+    return prompts
+
+
+def corpus_rows(shard: int) -> list[tuple[int, Row]]:
+    """The rows of one shard with the index of each one's prompt: passes over all prompts, new seeds each pass."""
+    prompts = corpus_prompts()
+    numbers = range(shard * SHARD_ROWS, (shard + 1) * SHARD_ROWS)
+    return [
+        (
+            number % len(prompts),
+            Row(messages=prompts[number % len(prompts)].text, seed=number, sampling=SAMPLING, record_resid=LAYERS),
+        )
+        for number in numbers
+    ]
+
+
+def corpus_dir() -> Path:
+    return embedded.cache_dir() / "corpus"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shard:
+    """Response tokens of some rows, one after the other, with the residual stream at each."""
+
+    tokens: Int[Tensor, " token"]
+    row: Int[Tensor, " token"]
+    prompt: Int[Tensor, " token"]
+    resid: Float[Tensor, "token d_model"] | None
+
+
+def load_shard(path: Path, layer: int | None) -> Shard:
+    """Read one shard; ``layer`` None leaves the residual stream on disk."""
+    with safe_open(path, framework="pt") as file:
+        resid = None if layer is None else file.get_tensor(f"resid.{layer}")
+        return Shard(**{name: file.get_tensor(name) for name in ("tokens", "row", "prompt")}, resid=resid)
+
+
+def shard_paths() -> list[Path]:
+    return sorted(corpus_dir().glob("shard_*.safetensors"))
+
+
+def make_shard(engine, shard: int) -> Path:
+    """Generate one shard; the file appears only when it is complete."""
+    rows = corpus_rows(shard)
+    responses = engine.generate([row for _, row in rows])
+    tensors: dict[str, list[Tensor]] = {"tokens": [], "row": [], "prompt": []}
+    for i, ((prompt, _), response) in enumerate(zip(rows, responses, strict=True)):
+        n_read = len(response.resid[LAYERS[0]]) if response.resid else 0
+        tensors["tokens"].append(torch.tensor(response.token_ids[:n_read], dtype=torch.int32))
+        tensors["row"].append(torch.full((n_read,), shard * SHARD_ROWS + i, dtype=torch.int32))
+        tensors["prompt"].append(torch.full((n_read,), prompt, dtype=torch.int32))
+        for layer in LAYERS:
+            tensors.setdefault(f"resid.{layer}", []).append(response.resid[layer])
+    path = corpus_dir() / f"shard_{shard:03d}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: torch.cat(parts).contiguous() for name, parts in tensors.items()}, partial)
+    partial.replace(path)
+    return path
+
+
+def model_alone() -> Pair:
+    """The embedded model with an empty SAE, for work that comes before there is one."""
+    model, tokenizer = load_model(embedded.model_dir(), "bfloat16")
+    d_model = model.config.hidden_size
+    empty = SAE(
+        name="empty SAE",
+        architecture="standard",
+        W_enc=torch.zeros(d_model, 1),
+        b_enc=torch.zeros(1),
+        W_dec=torch.zeros(1, d_model),
+        b_dec=torch.zeros(d_model),
+    )
+    return Pair(name="smollm2-135m", model=model, tokenizer=tokenizer, sae=empty, steering_layer=0, reading_layer=0)
+
+
+def main() -> None:
+    from esr_utils.engines.hf import HFEngine
+
+    engine = HFEngine(model_alone(), batch_size=SHARD_ROWS)
+    done, shard = 0, 0
+    with tqdm(total=TARGET_TOKENS, unit="token", mininterval=10) as bar:
+        while done < TARGET_TOKENS:
+            path = corpus_dir() / f"shard_{shard:03d}.safetensors"
+            path = path if path.exists() else make_shard(engine, shard)
+            n_tokens = len(load_shard(path, None).tokens)
+            done, shard = done + n_tokens, shard + 1
+            bar.update(n_tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""The default engine: a transformers model, one forward hook a layer, and a batch that rows join and leave.
+
+Rows differ in anything. Finished rows leave at once and waiting ones take their slots, so no step is spent on
+padding; edits are rebuilt from the rows themselves whenever the batch changes, so none can land on a neighbour.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from esr_utils.engines.base import (
+    Capabilities,
+    OnResponse,
+    OnToken,
+    Prompt,
+    Response,
+    Sampler,
+    StopReason,
+    tokenize,
+    uniforms,
+)
+from esr_utils.engines.slots import KEY_BLOCK, MIN_BATCH, InFlight, Slots
+from esr_utils.models import Pair
+from esr_utils.steering import Interventions, Row, check_layer, steering_delta
+
+PREFILL_TOKENS = 4096  # most prompt tokens read in one forward pass
+SCORED_TOKENS = 512  # positions whose full-vocabulary logits are held at once
+
+
+class HFEngine:
+    """Runs rows on the pair's transformers model, ``batch_size`` at a time."""
+
+    name = "hf"
+
+    def __init__(self, pair: Pair, *, batch_size: int = 64):
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} is not a positive number")
+        self.pair, self.batch_size = pair, batch_size
+        self.device = pair.model.device
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(streams=True, batches=True, scores_text=True)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        rows: Sequence[Row],
+        *,
+        on_token: OnToken | None = None,
+        on_response: OnResponse | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Response]:
+        """Responses in the order of ``rows``.
+
+        Everything is checked before the first token. ``on_response`` is called as each row ends, so nothing
+        finished is lost to an interrupt. Once ``stop`` is set, rows come back as they stand (``cancelled``).
+        """
+        waiting = deque(self._ready(rows))
+        run = _Run(self, waiting, on_token, on_response)
+        while (waiting or run.slots.rows) and not (stop and stop.is_set()):
+            run.admit()
+            run.step()
+        run.cancel_rest()
+        return [run.responses[i] for i in range(len(rows))]
+
+    @torch.inference_mode()
+    def log_likelihoods(self, rows: Sequence[Row]) -> list[Float[np.ndarray, " pos"]]:
+        """Log-probability (natural) of each prefill token of each row, given its prompt and under its edits."""
+        order = sorted(range(len(rows)), key=lambda i: len(tokenize(rows[i], self.pair).prefill))
+        results: dict[int, np.ndarray] = {}
+        ready = {row.index: row for row in self._ready(rows)}
+        for group in _groups([ready[i] for i in order]):
+            hidden = self._read(group, Slots(self.pair.n_layers, len(group), 1), keep_cache=False)
+            for i, row in enumerate(group):
+                first, last = len(row.prompt.ids) - 1, row.n_read - 1
+                results[row.index] = self._log_probs(hidden[i, first:last], row.tokens)
+        return [results[i] for i in range(len(rows))]
+
+    def _log_probs(self, hidden: Tensor, tokens: list[int]) -> np.ndarray:
+        targets, parts = torch.tensor(tokens, device=self.device), []
+        for start in range(0, len(tokens), SCORED_TOKENS):
+            part = slice(start, start + SCORED_TOKENS)
+            logits = self._logits(hidden[part]).float()
+            parts.append(logits.gather(1, targets[part, None])[:, 0] - logits.logsumexp(-1))
+        return torch.cat(parts).cpu().numpy() if parts else np.zeros(0, dtype=np.float32)
+
+    def _ready(self, rows: Sequence[Row]) -> list[InFlight]:
+        """Rows in tokens, longest first: the short ones then fill the gaps at the end."""
+        ready = []
+        for i, row in enumerate(rows):
+            Interventions([row], self.pair)  # raises for a latent, layer or width that does not exist
+            for latent in row.record:
+                self.pair.sae.check_latent(latent)
+            prompt = tokenize(row, self.pair)
+            delta = steering_delta(row, self.pair)
+            ready.append(InFlight(i, row, prompt, delta, uniforms(row), tokens=list(prompt.prefill)))
+        return sorted(ready, key=lambda r: -(r.n_read + r.row.sampling.max_new_tokens))
+
+    def _read(self, group: list[InFlight], slots: Slots, *, keep_cache: bool = True) -> Tensor:
+        """Read whole prompts (and prefills) at once, right-padded; hidden states [row pos d_model]."""
+        longest = -(-max(row.n_read for row in group) // KEY_BLOCK) * KEY_BLOCK
+        ids = torch.zeros(len(group), longest, dtype=torch.long)
+        is_response = torch.zeros(len(group), longest, dtype=torch.bool)
+        for i, row in enumerate(group):
+            ids[i, : row.n_read] = torch.tensor([*row.prompt.ids, *row.tokens])
+            is_response[i, len(row.prompt.ids) : row.n_read] = True
+        positions = torch.arange(longest).expand(len(group), -1)
+        first = len(slots.rows) - len(group)
+        if keep_cache:
+            slots.cache.write_at(torch.arange(first, len(slots.rows)), positions, n_keys=0)
+        with _Plan(group, self.pair).hooks(is_response.to(self.device)):
+            return self._forward(ids, positions, longest, slots.cache if keep_cache else None)
+
+    def _forward(self, ids: Tensor, positions: Tensor, n_keys: int, cache: object) -> Tensor:
+        output = self.pair.base_model()(
+            input_ids=ids.to(self.device),
+            attention_mask=self._masks(positions.to(self.device), n_keys),
+            position_ids=positions.to(self.device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def _masks(self, positions: Tensor, n_keys: int) -> Tensor | dict[str, Tensor]:
+        """Additive masks [batch 1 query key]: every query sees the keys at and before its own position."""
+        config = self.pair.text_config
+        keys = torch.arange(n_keys, device=self.device)
+        causal = keys <= positions[:, None, :, None]
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        masks = {"full_attention": causal}
+        if "sliding_attention" in kinds:
+            masks["sliding_attention"] = causal & (keys > positions[:, None, :, None] - config.sliding_window)
+        dtype = self.pair.model.dtype
+        lowest = torch.finfo(dtype).min
+        masks = {
+            kind: torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill_(~mask, lowest)
+            for kind, mask in masks.items()
+        }
+        return masks if len(kinds) > 1 else masks[kinds.pop()]
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = self.pair.model.lm_head(hidden)
+        cap = getattr(self.pair.text_config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+class _Plan:
+    """What is done to and kept of one batch: built from its rows, and built again when they change."""
+
+    def __init__(self, group: Sequence[InFlight], pair: Pair, *, n_ghosts: int = 0):
+        self.group, self.pair = list(group), pair
+        padded = [*group, *[group[0]] * n_ghosts]
+        self.edits = Interventions([row.row for row in padded], pair, [row.delta for row in padded])
+        wanted = sorted({latent for row in group for latent in row.row.record})
+        column = {latent: j for j, latent in enumerate(wanted)}
+        self.columns = [[column[latent] for latent in row.row.record] for row in group]
+        self.read = pair.sae.reader(torch.tensor(wanted, device=pair.sae.W_enc.device)) if wanted else None
+
+        self.resid_layers = {check_layer(pair, layer) for row in group for layer in row.row.record_resid}
+
+    @contextmanager
+    def hooks(self, is_response: Bool[Tensor, "batch pos"]) -> Iterator[None]:
+        """Edit and record during one forward pass; raise if a hook that was asked for never fired."""
+        in_scope = self.edits.in_scope(is_response)
+        layers = set(self.edits.edits) | self.resid_layers | ({self.pair.reading_layer} if self.read else set())
+        fired: set[int] = set()
+
+        def hook_for(layer: int):
+            def hook(module: torch.nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+                resid = output[0] if isinstance(output, tuple) else output
+                if layer in self.edits.edits:
+                    resid = self.edits.edits[layer].apply(resid, in_scope)
+                if self.read and layer == self.pair.reading_layer:
+                    self._keep(resid, is_response)
+                if layer in self.resid_layers:
+                    self._keep_resid(layer, resid, is_response)
+                fired.add(layer)
+                return (resid, *output[1:]) if isinstance(output, tuple) else resid
+
+            return hook
+
+        blocks = self.pair.blocks()
+        handles = [blocks[layer].register_forward_hook(hook_for(layer)) for layer in sorted(layers)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        if fired != layers:
+            raise RuntimeError(f"no token passed the hook at layer {sorted(layers - fired)} of {self.pair.name}")
+
+    def _keep(self, resid: Tensor, is_response: Tensor) -> None:
+        """Each row keeps its own latents at its own response tokens."""
+        acts, kept = self.read(resid).float().cpu().numpy(), is_response.cpu().numpy()
+        for i, row in enumerate(self.group):
+            if self.columns[i]:
+                row.recorded.extend(acts[i][kept[i]][:, self.columns[i]])
+
+    def _keep_resid(self, layer: int, resid: Tensor, is_response: Tensor) -> None:
+        for i, row in enumerate(self.group):
+            if layer in row.row.record_resid:
+                row.resid.setdefault(layer, []).append(resid[i, is_response[i]].cpu())
+
+
+class _Run:
+    """One call of ``generate``: who waits, who is in flight, who is done."""
+
+    def __init__(
+        self,
+        engine: HFEngine,
+        waiting: deque[InFlight],
+        on_token: OnToken | None,
+        on_response: OnResponse | None,
+    ):
+        self.engine, self.waiting = engine, waiting
+        self.on_token, self.on_response = on_token, on_response
+        self.responses: dict[int, Response] = {}
+        longest = max((row.n_read + row.row.sampling.max_new_tokens for row in waiting), default=1)
+        n_slots = min(engine.batch_size, len(waiting))
+        self.slots = Slots(engine.pair.n_layers, n_slots, longest + KEY_BLOCK, engine.device)
+        self.plan: _Plan | None = None  # of the rows in flight
+
+    def admit(self) -> None:
+        """Let waiting rows in once an eighth of the slots is free: one reading pass serves several."""
+        if self.slots.rows and self.slots.n_free < max(1, self.slots.n_slots // 8):
+            return
+        while self.waiting and self.slots.n_free:
+            n = min(self.slots.n_free, len(self.waiting))
+            group = next(_groups([self.waiting[i] for i in range(n)]))
+            for _ in group:
+                self.waiting.popleft()
+            self.slots.join(group)
+            self.plan = None
+            hidden = self.engine._read(group, self.slots)
+            last = torch.tensor([row.n_read - 1 for row in group], device=self.engine.device)
+            first = len(self.slots.rows) - len(group)
+            self._draw(hidden[torch.arange(len(group)), last], first)
+
+    def step(self) -> None:
+        """One token for every row in flight."""
+        rows = self.slots.rows
+        if not rows:
+            return
+        n_ghosts = MIN_BATCH - min(len(rows), MIN_BATCH)
+        if self.plan is None:
+            self.plan = _Plan(rows, self.engine.pair, n_ghosts=n_ghosts)
+        n = len(rows) + n_ghosts
+        last = self.slots.lengths().expand(n) - 1
+        n_keys = self.slots.n_keys()
+        slots = torch.arange(n)
+        self.slots.cache.write_at(slots, last[:, None], n_keys)
+        with self.plan.hooks(torch.ones(n, 1, dtype=torch.bool, device=self.engine.device)):
+            ids = self.slots.buffer[slots.clamp(max=len(rows) - 1), last][:, None]
+            hidden = self.engine._forward(ids, last[:, None], n_keys, self.slots.cache)
+        self._draw(hidden[: len(rows), 0], 0)
+
+    def _draw(self, hidden: Tensor, first: int) -> None:
+        """Draw the next token of the rows from slot ``first`` on, and let those that are done leave."""
+        rows = self.slots.rows[first:]
+        ended: dict[int, StopReason] = {}
+        drawing = [i for i, row in enumerate(rows) if row.n_new < row.row.sampling.max_new_tokens]
+        tokens = dict(zip(drawing, self._next_tokens(hidden, rows, drawing), strict=True))
+        for i, row in enumerate(rows):
+            if tokens.get(i) in self.engine.pair.stop_ids:
+                ended[first + i] = "stop"
+                continue
+            if i in tokens:
+                self.slots.append(first + i, tokens[i])
+                if self.on_token:
+                    self.on_token(row.index, tokens[i])
+            if row.n_new == row.row.sampling.max_new_tokens:
+                ended[first + i] = "length"
+        for slot in sorted(ended, reverse=True):
+            self._finish(self.slots.leave(slot), ended[slot])
+            self.plan = None
+
+    def _next_tokens(self, hidden: Tensor, rows: list[InFlight], drawing: list[int]) -> list[int]:
+        if not drawing:
+            return []
+        rows = [rows[i] for i in drawing]
+        uniform = torch.tensor([row.uniforms[row.n_new] for row in rows], device=hidden.device)
+        logits = self.engine._logits(hidden[drawing] if len(drawing) > 1 else hidden[drawing].repeat(2, 1))
+        sampler = Sampler([row.row for row in rows], hidden.device)
+        return sampler.draw(logits[: len(rows)], self.slots.seen(rows), uniform).tolist()
+
+    def _finish(self, row: InFlight, reason: StopReason) -> None:
+        self.responses[row.index] = _response(row, reason, self.engine.pair)
+        if self.on_response:
+            self.on_response(row.index, self.responses[row.index])
+
+    def cancel_rest(self) -> None:
+        for row in [*self.slots.rows, *self.waiting]:
+            self._finish(row, "cancelled")
+        self.slots.rows.clear()
+        self.waiting.clear()
+
+
+def _groups(rows: list[InFlight]) -> Iterator[list[InFlight]]:
+    """Consecutive rows whose padded prompts fit one reading pass."""
+    group: list[InFlight] = []
+    longest = 0
+    for row in rows:
+        longest = max(longest, row.n_read)
+        if group and longest * (len(group) + 1) > PREFILL_TOKENS:
+            yield group
+            group, longest = [], row.n_read
+        group.append(row)
+    if group:
+        yield group
+
+
+def _response(row: InFlight, reason: StopReason, pair: Pair) -> Response:
+    values = np.full((len(row.tokens), len(row.row.record)), np.nan, dtype=np.float32)
+    if row.recorded:
+        values[: len(row.recorded)] = np.stack(row.recorded)
+    return Response(
+        prompt_ids=row.prompt.ids,
+        token_ids=tuple(row.tokens),
+        n_prefill=len(row.prompt.prefill),
+        text=pair.tokenizer.decode(row.tokens, skip_special_tokens=True),
+        stop_reason=reason,
+        activations={latent: values[:, j] for j, latent in enumerate(row.row.record)},
+        resid={layer: torch.cat(parts) for layer, parts in row.resid.items()},
+    )

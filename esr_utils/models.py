@@ -1,0 +1,137 @@
+"""Catalogue of pairs: a chat model with an SAE at one hook point. ``load_pair`` loads one."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from esr_utils import embedded
+from esr_utils.sae import SAE, load_sae
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from esr_utils.steering import Message
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairEntry:
+    """What the catalogue knows of a pair before anything is loaded."""
+
+    name: str
+    sae_folder: Path
+    steering_layer: int
+    reading_layer: int
+    dtype: str
+    memory_gib: float
+
+
+CATALOGUE = {
+    entry.name: entry
+    for entry in (
+        PairEntry(
+            name="smollm2-135m",
+            sae_folder=DATA / "embedded" / "sae",
+            steering_layer=17,
+            reading_layer=17,
+            dtype="bfloat16",
+            memory_gib=2.0,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pair:
+    """A loaded model with its SAE, ready for an engine.
+
+    Layers count decoder blocks from 0; an edit at ``layer`` acts on the residual stream after that block
+    (``blocks.{layer}.hook_resid_post``).
+    """
+
+    name: str
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    sae: SAE
+    steering_layer: int
+    reading_layer: int
+
+    def __post_init__(self) -> None:
+        if self.sae.d_model != self.d_model:
+            raise ValueError(
+                f"{self.sae.name} reads {self.sae.d_model} dimensions, but {self.name} has d_model {self.d_model}: "
+                "this SAE belongs to another model"
+            )
+
+    @property
+    def text_config(self):
+        return self.model.config.get_text_config()
+
+    @property
+    def n_layers(self) -> int:
+        return self.text_config.num_hidden_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.text_config.hidden_size
+
+    @property
+    def context_tokens(self) -> int:
+        return self.text_config.max_position_embeddings
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end the assistant's turn."""
+        eos = self.model.generation_config.eos_token_id
+        ids = eos if isinstance(eos, list) else [eos]
+        return frozenset([*ids, self.tokenizer.eos_token_id])
+
+    def chat_ids(self, messages: Sequence["Message"]) -> tuple[int, ...]:
+        """Token ids of a conversation in the model's own template, ready for the assistant's turn."""
+        encoded = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
+        return tuple(encoded["input_ids"])
+
+    def base_model(self) -> torch.nn.Module:
+        """The decoder without its language-model head; its ``layers`` are the blocks."""
+        decoder = self.model.model
+        return getattr(decoder, "language_model", decoder)
+
+    def blocks(self) -> torch.nn.ModuleList:
+        return self.base_model().layers
+
+
+def find_entry(name: str) -> PairEntry:
+    """The catalogue entry called ``name``, or a ValueError with the nearest names."""
+    if name not in CATALOGUE:
+        near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.3) or sorted(CATALOGUE)
+        raise ValueError(f"unknown pair {name!r}; the nearest in the catalogue: {', '.join(near)}")
+    return CATALOGUE[name]
+
+
+@lru_cache(maxsize=2)
+def load_pair(name: str = "smollm2-135m", *, dtype: str | None = None) -> Pair:
+    """Load a pair of the catalogue; the second call with the same arguments returns the same object."""
+    entry = find_entry(name)
+    model, tokenizer = load_model(embedded.model_dir(), dtype or entry.dtype)
+    return Pair(
+        name=entry.name,
+        model=model,
+        tokenizer=tokenizer,
+        sae=load_sae(entry.sae_folder, name=f"{entry.name} SAE"),
+        steering_layer=entry.steering_layer,
+        reading_layer=entry.reading_layer,
+    )
+
+
+def load_model(folder: Path, dtype: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """A model and its tokenizer from a local folder, in evaluation mode."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
