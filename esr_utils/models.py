@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from esr_utils import embedded
 from esr_utils.sae import SAE, load_sae
@@ -96,6 +97,11 @@ class Pair:
         """Token ids of a conversation in the model's own template, ready for the assistant's turn."""
         encoded = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
         return tuple(encoded["input_ids"])
+
+    def soft_capped(self, logits: Tensor) -> Tensor:
+        """Logits as the model samples from them: Gemma 2 bends what its head puts out."""
+        cap = getattr(self.text_config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def base_model(self) -> torch.nn.Module:
         """The decoder without its language-model head; its ``layers`` are the blocks."""

@@ -108,9 +108,7 @@ class SAE:
         return self.columns(latents).encode
 
     def to(self, device: torch.device | str) -> "SAE":
-        moved = {
-            field: value.to(device) if isinstance(value, Tensor) else value for field, value in vars(self).items()
-        }
+        moved = {field: value.to(device) if isinstance(value, Tensor) else value for field, value in vars(self).items()}
         return SAE(**moved)
 
 

@@ -4,6 +4,7 @@ Every engine builds ``Interventions`` from its rows and applies them where its o
 ablating mean the same everywhere.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -182,6 +183,12 @@ class LayerEdit:
         if self.has_after:
             edited = edited - self._contribution(edited, self.after)
         return torch.where(in_scope[:, :, None], edited.to(resid.dtype), resid)
+
+    def of_row(self, i: int) -> "LayerEdit":
+        """The edit of one row alone."""
+        alone = copy.copy(self)
+        alone.delta, alone.before, alone.after = (x[i : i + 1] for x in (self.delta, self.before, self.after))
+        return alone
 
     def _contribution(self, resid: Tensor, share: Tensor) -> Tensor:
         """With the error term kept, ablating a latent takes away exactly its activation times its direction."""

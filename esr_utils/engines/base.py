@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from esr_utils.models import Pair
-from esr_utils.steering import Row
+from esr_utils.steering import Interventions, Row, check_layer, steering_delta
 
 StopReason = Literal["stop", "length", "cancelled"]
 OnToken = Callable[[int, int], None]  # (index of the row, token id)
@@ -105,6 +105,64 @@ def tokenize(row: Row, pair: Pair) -> Prompt:
 def uniforms(row: Row) -> Float[np.ndarray, " pos"]:
     """The row's random stream, one number for each token it may draw: it depends on the row's seed alone."""
     return np.random.default_rng(row.seed).random(row.sampling.max_new_tokens)
+
+
+@dataclass
+class InFlight:
+    """One row on its way, with everything that belongs to it and to no other."""
+
+    index: int
+    row: Row
+    prompt: Prompt
+    delta: dict[int, Tensor]
+    uniforms: np.ndarray
+    tokens: list[int] = field(default_factory=list)
+    recorded: list[np.ndarray] = field(default_factory=list)
+    resid: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def n_read(self) -> int:
+        """Tokens so far: prompt, prefill and what was drawn."""
+        return len(self.prompt.ids) + len(self.tokens)
+
+    @property
+    def n_new(self) -> int:
+        return len(self.tokens) - len(self.prompt.prefill)
+
+
+def in_flight(rows: Sequence[Row], pair: Pair) -> list[InFlight]:
+    """Rows in tokens, each checked in full, before any work is done.
+
+    Raises:
+        ValueError: one sentence on the first row that names something that does not exist or does not fit.
+    """
+    ready = []
+    for i, row in enumerate(rows):
+        delta = steering_delta(row, pair)
+        Interventions([row], pair, [delta])
+        for latent in row.record:
+            pair.sae.check_latent(latent)
+        for layer in row.record_resid:
+            check_layer(pair, layer)
+        prompt = tokenize(row, pair)
+        ready.append(InFlight(i, row, prompt, delta, uniforms(row), tokens=list(prompt.prefill)))
+    return ready
+
+
+def make_response(row: InFlight, reason: StopReason, pair: Pair) -> Response:
+    """The finished record of a row."""
+    values = np.full((len(row.tokens), len(row.row.record)), np.nan, dtype=np.float32)
+    if row.recorded:
+        values[: len(row.recorded)] = np.stack(row.recorded)
+    return Response(
+        prompt_ids=row.prompt.ids,
+        token_ids=tuple(row.tokens),
+        n_prefill=len(row.prompt.prefill),
+        text=pair.tokenizer.decode(row.tokens, skip_special_tokens=True),
+        stop_reason=reason,
+        activations={latent: values[:, j] for j, latent in enumerate(row.row.record)},
+        resid={layer: torch.cat(parts) for layer, parts in row.resid.items()},
+    )
 
 
 class Sampler:

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from esr_utils.engines.base import (
     Capabilities,
+    InFlight,
     OnResponse,
     OnToken,
-    Prompt,
     Response,
     Sampler,
     StopReason,
-    tokenize,
-    uniforms,
+    in_flight,
+    make_response,
 )
-from esr_utils.engines.slots import KEY_BLOCK, MIN_BATCH, InFlight, Slots
+from esr_utils.engines.slots import KEY_BLOCK, MIN_BATCH, Slots
 from esr_utils.models import Pair
-from esr_utils.steering import Interventions, Row, check_layer, steering_delta
+from esr_utils.steering import Interventions, Row
 
 PREFILL_TOKENS = 4096  # most prompt tokens read in one forward pass
 SCORED_TOKENS = 512  # positions whose full-vocabulary logits are held at once
@@ -72,10 +72,8 @@ class HFEngine:
     @torch.inference_mode()
     def log_likelihoods(self, rows: Sequence[Row]) -> list[Float[np.ndarray, " pos"]]:
         """Log-probability (natural) of each prefill token of each row, given its prompt and under its edits."""
-        order = sorted(range(len(rows)), key=lambda i: len(tokenize(rows[i], self.pair).prefill))
         results: dict[int, np.ndarray] = {}
-        ready = {row.index: row for row in self._ready(rows)}
-        for group in _groups([ready[i] for i in order]):
+        for group in _groups(sorted(in_flight(rows, self.pair), key=lambda row: row.n_read)):
             hidden = self._read(group, Slots(self.pair.n_layers, len(group), 1), keep_cache=False)
             for i, row in enumerate(group):
                 first, last = len(row.prompt.ids) - 1, row.n_read - 1
@@ -92,14 +90,7 @@ class HFEngine:
 
     def _ready(self, rows: Sequence[Row]) -> list[InFlight]:
         """Rows in tokens, longest first: the short ones then fill the gaps at the end."""
-        ready = []
-        for i, row in enumerate(rows):
-            Interventions([row], self.pair)  # raises for a latent, layer or width that does not exist
-            for latent in row.record:
-                self.pair.sae.check_latent(latent)
-            prompt = tokenize(row, self.pair)
-            delta = steering_delta(row, self.pair)
-            ready.append(InFlight(i, row, prompt, delta, uniforms(row), tokens=list(prompt.prefill)))
+        ready = in_flight(rows, self.pair)
         return sorted(ready, key=lambda r: -(r.n_read + r.row.sampling.max_new_tokens))
 
     def _read(self, group: list[InFlight], slots: Slots, *, keep_cache: bool = True) -> Tensor:
@@ -145,9 +136,7 @@ class HFEngine:
         return masks if len(kinds) > 1 else masks[kinds.pop()]
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits = self.pair.model.lm_head(hidden)
-        cap = getattr(self.pair.text_config, "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return self.pair.soft_capped(self.pair.model.lm_head(hidden))
 
 
 class _Plan:
@@ -162,7 +151,7 @@ class _Plan:
         self.columns = [[column[latent] for latent in row.row.record] for row in group]
         self.read = pair.sae.reader(torch.tensor(wanted, device=pair.sae.W_enc.device)) if wanted else None
 
-        self.resid_layers = {check_layer(pair, layer) for row in group for layer in row.row.record_resid}
+        self.resid_layers = {layer for row in group for layer in row.row.record_resid}
 
     @contextmanager
     def hooks(self, is_response: Bool[Tensor, "batch pos"]) -> Iterator[None]:
@@ -290,7 +279,7 @@ class _Run:
         return sampler.draw(logits[: len(rows)], self.slots.seen(rows), uniform).tolist()
 
     def _finish(self, row: InFlight, reason: StopReason) -> None:
-        self.responses[row.index] = _response(row, reason, self.engine.pair)
+        self.responses[row.index] = make_response(row, reason, self.engine.pair)
         if self.on_response:
             self.on_response(row.index, self.responses[row.index])
 
@@ -313,18 +302,3 @@ def _groups(rows: list[InFlight]) -> Iterator[list[InFlight]]:
         group.append(row)
     if group:
         yield group
-
-
-def _response(row: InFlight, reason: StopReason, pair: Pair) -> Response:
-    values = np.full((len(row.tokens), len(row.row.record)), np.nan, dtype=np.float32)
-    if row.recorded:
-        values[: len(row.recorded)] = np.stack(row.recorded)
-    return Response(
-        prompt_ids=row.prompt.ids,
-        token_ids=tuple(row.tokens),
-        n_prefill=len(row.prompt.prefill),
-        text=pair.tokenizer.decode(row.tokens, skip_special_tokens=True),
-        stop_reason=reason,
-        activations={latent: values[:, j] for j, latent in enumerate(row.row.record)},
-        resid={layer: torch.cat(parts) for layer, parts in row.resid.items()},
-    )

@@ -4,41 +4,14 @@ A row joins at the next free slot and keeps its tokens at their true positions f
 moves into the hole, so the rows in flight are always the first ``n`` slots and no step is spent on a finished one.
 """
 
-from dataclasses import dataclass, field
-
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from esr_utils.engines.base import Prompt
-from esr_utils.steering import Row
+from esr_utils.engines.base import InFlight
 
 KEY_BLOCK, MIN_KEYS = 32, 128  # attention over such spans is the same to the bit whatever the neighbours' lengths are
 MIN_BATCH = 2  # a product with a single row rounds differently, so a lone row runs beside a ghost of itself
-
-
-@dataclass
-class InFlight:
-    """One row on its way, with everything that belongs to it and to no other."""
-
-    index: int
-    row: Row
-    prompt: Prompt
-    delta: dict[int, Tensor]
-    uniforms: np.ndarray
-    tokens: list[int] = field(default_factory=list)
-    recorded: list[np.ndarray] = field(default_factory=list)
-    resid: dict[int, list[Tensor]] = field(default_factory=dict)
-
-    @property
-    def n_read(self) -> int:
-        """Tokens that are in the row's buffer: prompt, prefill and what was drawn."""
-        return len(self.prompt.ids) + len(self.tokens)
-
-    @property
-    def n_new(self) -> int:
-        return len(self.tokens) - len(self.prompt.prefill)
 
 
 class SlotCache:

@@ -1,0 +1,54 @@
+"""Cross-check with nnsight: one ``invoke`` a row, locally, on NDIF (``remote=True``) or on an nnsight-serve address."""
+
+import torch
+from torch import Tensor
+
+from esr_utils.engines.reread import RereadEngine
+from esr_utils.models import Pair
+from esr_utils.steering import Interventions
+
+
+class NNsightEngine(RereadEngine):
+    """Runs rows through nnsight traces.
+
+    Args:
+        remote: send the traces to NDIF (needs NDIF_API_KEY and a model that NDIF serves).
+        serve: address of an nnsight-serve process instead.
+    """
+
+    name = "nnsight"
+
+    def __init__(self, pair: Pair, *, remote: bool = False, serve: str | None = None):
+        from nnsight import TransformersModel
+
+        if remote and serve:
+            raise ValueError("remote=True (NDIF) and serve=... (an own server) exclude each other")
+        self.pair = pair
+        self.switches = {"remote": True} if remote else {"serve": serve} if serve else {}
+        self.model = TransformersModel(pair.model, tokenizer=pair.tokenizer, task="text-generation")
+
+    def read(self, ids: Tensor, is_token: Tensor, edits: Interventions, in_scope: Tensor) -> tuple[Tensor, Tensor]:
+        texts = [row[keep].tolist() for row, keep in zip(ids, is_token, strict=True)]
+        width, reading = ids.shape[1], self.pair.reading_layer
+        layers = sorted(set(edits.edits) | {reading})
+        one_row = [{layer: edit.of_row(i) for layer, edit in edits.edits.items()} for i in range(len(texts))]
+        blocks, head = self.model.model.layers, self.model.lm_head
+        import nnsight
+
+        with self.model.trace(**self.switches) as tracer:
+            resid, logits = nnsight.save([]), nnsight.save([])
+            for i, text in enumerate(texts):
+                scope = torch.nn.functional.pad(in_scope[i : i + 1, : len(text)], (width - len(text), 0))
+                with tracer.invoke(text):
+                    for layer in layers:
+                        if layer in one_row[i]:
+                            blocks[layer].output = one_row[i][layer].apply(blocks[layer].output, scope)
+                        if layer == reading:
+                            resid.append(blocks[layer].output[0, width - len(text) :])
+                    logits.append(head.output[0, width - len(text) :])
+        return self.pair.soft_capped(_right_padded(logits, width)), _right_padded(resid, width)
+
+
+def _right_padded(parts: list[Tensor], width: int) -> Tensor:
+    """nnsight pads texts on the left; the engines share right padding."""
+    return torch.stack([torch.nn.functional.pad(part, (0, 0, 0, width - len(part))) for part in parts])

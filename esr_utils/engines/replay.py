@@ -1,0 +1,65 @@
+"""Answers from responses that were made before: for tests, and for figures without a model."""
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+
+from esr_utils.engines.base import Capabilities, OnResponse, OnToken, Response, tokenize
+from esr_utils.models import Pair
+from esr_utils.steering import Row
+
+
+def row_key(row: Row, pair: Pair) -> str:
+    """What a response depends on, as one hash: two rows with the same key are the same row."""
+    prompt = tokenize(row, pair)
+    steer = [
+        [s.strength, s.latent, s.layer, None if s.direction is None else s.direction.double().tolist()]
+        for s in row.steer
+    ]
+    content = [prompt.ids, prompt.prefill, steer, [asdict(a) for a in row.ablate], row.scope, row.seed]
+    return sha256(json.dumps([pair.name, *content, asdict(row.sampling)]).encode()).hexdigest()[:32]
+
+
+class ReplayEngine:
+    """Serves ``recorded`` responses by ``row_key``; a row that was never recorded is an error, not a guess."""
+
+    name = "replay"
+
+    def __init__(self, pair: Pair, recorded: Mapping[str, Response]):
+        self.pair, self.recorded = pair, dict(recorded)
+
+    @classmethod
+    def of(cls, pair: Pair, rows: Sequence[Row], responses: Sequence[Response]) -> "ReplayEngine":
+        keys = [row_key(row, pair) for row in rows]
+        return cls(pair, dict(zip(keys, responses, strict=True)))
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(streams=True, batches=True, scores_text=False)
+
+    def generate(
+        self,
+        rows: Sequence[Row],
+        *,
+        on_token: OnToken | None = None,
+        on_response: OnResponse | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Response]:
+        """The recorded responses, in the order of ``rows``.
+
+        Raises:
+            KeyError: a row has no recorded response.
+        """
+        responses = []
+        for i, row in enumerate(rows):
+            key = row_key(row, self.pair)
+            if key not in self.recorded:
+                raise KeyError(f"row {i} was never recorded (seed {row.seed}); generate it with another engine first")
+            response = self.recorded[key]
+            responses.append(response)
+            for token in response.token_ids[response.n_prefill :] if on_token else ():
+                on_token(i, token)
+            if on_response:
+                on_response(i, response)
+        return responses
