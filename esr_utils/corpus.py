@@ -18,7 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from esr_utils import embedded
-from esr_utils.models import DATA, Pair, load_model
+from esr_utils.config import DATA
+from esr_utils.models import Pair, load_model
 from esr_utils.sae import SAE
 from esr_utils.steering import Row, Sampling
 

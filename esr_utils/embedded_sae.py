@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from esr_utils.config import DATA
 from esr_utils.corpus import LAYERS, SHARD_ROWS, corpus_prompts, load_shard, model_alone, shard_paths
-from esr_utils.models import DATA, Pair
+from esr_utils.models import Pair
 from esr_utils.sae import SAE, load_sae
 
 FOLDER = DATA / "embedded"

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from esr_utils import embedded
+from esr_utils.config import DATA
 from esr_utils.sae import SAE, load_sae
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from esr_utils.steering import Message
-
-DATA = Path(__file__).resolve().parent.parent / "data"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,81 @@
+"""Where things are, and how much work a notebook does: one frozen settings object for each scale."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+SCALE_NAMES = ("quick", "standard", "paper")
+
+
+def check_scale(scale: str) -> str:
+    """``scale`` itself, or a ValueError that names the three."""
+    if scale not in SCALE_NAMES:
+        raise ValueError(f"unknown scale {scale!r}; choose one of {', '.join(SCALE_NAMES)}")
+    return scale
+
+
+def results_dir(pair: str, run: str, scale: str) -> Path:
+    """Folder of a run. ``standard`` is committed; the other scales go where git does not look."""
+    folder = DATA / "results" if check_scale(scale) == "standard" else ROOT / "runs" / scale
+    return folder / pair / run
+
+
+def figures_dir(scale: str) -> Path:
+    """Folder of the figures of a scale; the committed ones are those of ``standard``."""
+    return ROOT / "figures" if check_scale(scale) == "standard" else ROOT / "figures" / scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringScale:
+    """Amount of work in notebook 01. Strengths are in raw decoder units.
+
+    Attributes:
+        n_questions: evaluation questions per latent and strength of a sweep.
+        n_grid_latents: latents in the grid.
+        n_calibrated: latents calibrated.
+        n_steps, n_samples, n_verify: of each calibration.
+    """
+
+    n_questions: int
+    n_grid_latents: int
+    n_calibrated: int
+    n_steps: int
+    n_samples: int
+    n_verify: int
+    max_new_tokens: int
+    strengths: tuple[float, ...]
+
+
+STEERING = {
+    "quick": SteeringScale(
+        n_questions=3,
+        n_grid_latents=4,
+        n_calibrated=3,
+        n_steps=5,
+        n_samples=2,
+        n_verify=4,
+        max_new_tokens=48,
+        strengths=(0.0, 30.0, 60.0),
+    ),
+    "standard": SteeringScale(
+        n_questions=12,
+        n_grid_latents=12,
+        n_calibrated=8,
+        n_steps=10,
+        n_samples=5,
+        n_verify=20,
+        max_new_tokens=128,
+        strengths=(0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0),
+    ),
+    "paper": SteeringScale(
+        n_questions=38,
+        n_grid_latents=100,
+        n_calibrated=100,
+        n_steps=10,
+        n_samples=5,
+        n_verify=20,
+        max_new_tokens=256,
+        strengths=(0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0),
+    ),
+}

@@ -1,0 +1,217 @@
+"""Labels of the embedded SAE, made from its corpus: what text, and which topics, make each latent fire.
+
+``python -m esr_utils.embedded_labels`` writes ``labels.csv`` and ``contexts.jsonl.gz`` in ``data/embedded/``.
+"""
+
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from esr_utils.config import DATA
+from esr_utils.corpus import SHARD_ROWS, Shard, corpus_prompts, load_shard, model_alone, shard_paths
+from esr_utils.sae import SAE, load_sae
+
+FOLDER = DATA / "embedded"
+N_READ = 30  # strongest responses a label is made from
+N_SHOWN = 10  # of which the contexts file keeps so many
+WINDOW = 10  # tokens on either side of the peak
+WORD = re.compile(r"[^\W\d_][\w'’-]*")
+FUNCTION_WORDS = frozenset(
+    WORD.findall(
+        "a about also an and are as at be been but by can could do does for from had has have he her his how i if "
+        "in into is it its it's just like may more most my not of on one or other our over she so some such than "
+        "that the their them then there these they this through to up us was we were what when which who will with "
+        "would you your "
+    )
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Census:
+    """Where each latent fires in the corpus."""
+
+    peak: Float[Tensor, "row latent"]
+    position: Int[Tensor, "row latent"]
+    topic_mean: Float[Tensor, "topic latent"]
+    density: Float[Tensor, " latent"]
+
+
+def take_census(sae: SAE) -> Census:
+    """One pass over the corpus."""
+    paths, prompts = shard_paths(), corpus_prompts()
+    topics = sorted({prompt.topic for prompt in prompts})
+    of_prompt = torch.tensor([topics.index(prompt.topic) for prompt in prompts])
+    peak = torch.zeros(len(paths) * SHARD_ROWS, sae.d_sae)
+    position = torch.zeros(len(peak), sae.d_sae, dtype=torch.int16)
+    topic_sum, n_of_topic = torch.zeros(len(topics), sae.d_sae), torch.zeros(len(topics))
+    fired, n_tokens = torch.zeros(sae.d_sae), 0
+    for path in tqdm(paths, desc="census"):
+        shard = load_shard(path, sae.layer)
+        for row, first, end in row_spans(shard):
+            acts = sae.encode(shard.resid[first:end])
+            values, where = acts.max(dim=0)
+            peak[row], position[row] = values, where.to(torch.int16)
+            topic = of_prompt[int(shard.prompt[first])]
+            topic_sum[topic] += acts.sum(dim=0)
+            n_of_topic[topic] += end - first
+            fired += (acts > 0).sum(dim=0)
+            n_tokens += end - first
+    mean = topic_sum / n_of_topic[:, None].clamp(min=1)
+    return Census(peak=peak, position=position, topic_mean=mean, density=fired / n_tokens)
+
+
+def row_spans(shard: Shard) -> list[tuple[int, int, int]]:
+    """(row, first token, end) of each response in a shard; its tokens lie one after the other."""
+    rows, counts = shard.row.unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0)
+    return list(zip(rows.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
+
+
+def strongest_rows(census: Census) -> list[list[int]]:
+    """Per latent the rows with the highest peaks, no prompt twice."""
+    n_prompts, found = len(corpus_prompts()), []
+    values, rows = census.peak.topk(6 * N_READ, dim=0)
+    for latent in range(census.peak.shape[1]):
+        chosen: dict[int, int] = {}
+        for value, row in zip(values[:, latent].tolist(), rows[:, latent].tolist(), strict=True):
+            if value > 0 and len(chosen) < N_READ:
+                chosen.setdefault(row % n_prompts, row)
+        found.append(list(chosen.values()))
+    return found
+
+
+def read_contexts(sae: SAE, census: Census, rows: list[list[int]], pieces: Sequence[str]) -> list[list[dict]]:
+    """For each latent and row, the tokens around the peak with their activations, strongest first."""
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for latent, mine in enumerate(rows):
+        for row in mine:
+            wanted.setdefault(row, []).append((latent, int(census.position[row, latent])))
+    found: dict[tuple[int, int], dict] = {}
+    for path in tqdm(shard_paths(), desc="contexts"):
+        shard = load_shard(path, sae.layer)
+        for row, first, end in row_spans(shard):
+            for latent, at in wanted.get(row, ()):
+                start, stop = max(0, at - WINDOW), min(end - first, at + WINDOW + 1)
+                acts = sae.encode(shard.resid[first + start : first + stop], torch.tensor([latent]))[:, 0]
+                found[latent, row] = {
+                    "prompt": int(shard.prompt[first]),
+                    "tokens": [pieces[token] for token in shard.tokens[first + start : first + stop].tolist()],
+                    "acts": [round(value, 1) for value in acts.tolist()],
+                    "peak": at - start,
+                }
+    return [[found[latent, row] for row in mine] for latent, mine in enumerate(rows)]
+
+
+def peak_word(context: dict) -> str:
+    """The whole word, or the punctuation, in which the peak lies."""
+    tokens, at = context["tokens"], context["peak"]
+    before, here, after = "".join(tokens[:at]), tokens[at], "".join(tokens[at + 1 :])
+    if not here.strip():
+        return "line break" if "\n" in here else "space"
+    if not re.search(r"\w", here):
+        return here.strip()
+    head = "" if here[0].isspace() else re.search(r"[\w'’-]*$", before).group()
+    tail = re.match(r"[\w'’-]*", after).group()
+    return (head + here.strip() + tail).strip().lower()
+
+
+def near_words(contexts: list[dict], background: Counter) -> list[str]:
+    """Words that stand near the peaks far more often than in the corpus at large, the most telling first."""
+    near = Counter(word for c in contexts for word in set(_words("".join(c["tokens"]))))
+    total = sum(background.values())
+    n_words = sum(near.values())
+    score = {
+        word: n * np.log(n / (n_words * background[word] / total + 0.5))
+        for word, n in near.items()
+        if n >= 2 and word not in FUNCTION_WORDS
+    }
+    return sorted(score, key=lambda word: -score[word])
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def make_label(contexts: list[dict], topics: list[str], is_topical: bool, background: Counter) -> str:
+    """A short description: the words at the peaks if they repeat, what stands near them, the topic if there is one."""
+    peaks = Counter(peak_word(c) for c in contexts).most_common(3)
+    n = len(contexts)
+    words = [word for word, count in peaks if count >= max(2, 0.15 * n)]
+    covered = sum(count for word, count in peaks if word in words) / n
+    near = [word for word in near_words(contexts, background) if word not in words][:3]
+    parts = []
+    if covered >= 0.35:
+        parts.append(", ".join(f"“{word}”" for word in words))
+    if near and (covered < 0.8 or not is_topical):
+        parts.append(("near " if parts else "text with ") + ", ".join(near))
+    if is_topical:
+        parts.append("about " + ", ".join(topics[:2]))
+    return "; ".join(parts) or "no clear pattern"
+
+
+def topic_table(census: Census) -> tuple[list[list[str]], Float[np.ndarray, " latent"], Float[np.ndarray, " latent"]]:
+    """Per latent: its topics by mean activation, the share of the top two, and its concreteness (0 to 100).
+
+    Concreteness is 100 for a latent that fires on one topic and 0 for one that fires on all alike: one minus the
+    entropy of its mean activation over topics, as a share of the largest possible.
+    """
+    names = sorted({prompt.topic for prompt in corpus_prompts()})
+    share = (census.topic_mean / census.topic_mean.sum(dim=0).clamp(min=1e-9)).numpy()
+    entropy = -(share * np.log(np.clip(share, 1e-12, None))).sum(axis=0)
+    order = np.argsort(-share, axis=0)[:3]
+    top = [[names[i] for i in order[:, latent]] for latent in range(share.shape[1])]
+    top_share = np.take_along_axis(share, order[:2], axis=0).sum(axis=0)
+    return top, top_share, 100 * (1 - entropy / np.log(len(names)))
+
+
+def background_counts(pieces: Sequence[str]) -> Counter:
+    """How often each word occurs in the corpus."""
+    counts: Counter = Counter()
+    for path in shard_paths()[::4]:
+        counts.update(_words("".join(pieces[token] for token in load_shard(path, None).tokens.tolist())))
+    return counts
+
+
+def build() -> pd.DataFrame:
+    """Write labels and contexts of every latent that fires in the corpus."""
+    sae = load_sae(FOLDER / "sae")
+    tokenizer = model_alone().tokenizer
+    pieces = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    census = take_census(sae)
+    contexts = read_contexts(sae, census, strongest_rows(census), pieces)
+    background = background_counts(pieces)
+    topics, top_share, concreteness = topic_table(census)
+    rows = [
+        {
+            "latent": latent,
+            "label": make_label(found, topics[latent], bool(top_share[latent] >= 0.25), background),
+            "density": float(census.density[latent]),
+            "max_activation": float(census.peak[:, latent].max()),
+            "concreteness": round(float(concreteness[latent]), 1),
+            "topics": "; ".join(topics[latent]),
+            "top_two_topics_share": round(float(top_share[latent]), 3),
+        }
+        for latent, found in enumerate(contexts)
+        if found
+    ]
+    labels = pd.DataFrame(rows)
+    labels.to_csv(FOLDER / "labels.csv", index=False, float_format="%.6g")
+    with gzip.GzipFile(FOLDER / "contexts.jsonl.gz", "wb", mtime=0) as file:
+        for row in rows:
+            line = {"latent": row["latent"], "contexts": contexts[row["latent"]][:N_SHOWN]}
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+    return labels
+
+
+if __name__ == "__main__":
+    build()

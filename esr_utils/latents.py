@@ -1,0 +1,145 @@
+"""Choosing latents: labels, search, and the filters for relevance and concreteness in both published forms."""
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from esr_utils.engines.hf import HFEngine
+from esr_utils.models import find_entry
+from esr_utils.steering import Row, Sampling
+
+Rule = Literal["paper", "code"]
+N_DROPPED_PER_QUESTION = 100  # paper, section 2.2
+CONCRETE_RATING = 65.0  # authors' code, on its scale of 0 to 100
+SILENT = 1e-6  # at or below this an activation counts as zero, whatever the dtype
+
+
+@lru_cache(maxsize=4)
+def load_labels(pair: str) -> pd.DataFrame:
+    """One line a live latent, indexed by latent: label, density, max_activation, concreteness, topics.
+
+    ``density`` is the share of corpus tokens on which the latent fires. ``concreteness`` is 100 for a latent that
+    fires on one topic only and 0 for one that fires on all alike.
+    """
+    return pd.read_csv(find_entry(pair).sae_folder.parent / "labels.csv", index_col="latent")
+
+
+def load_contexts(pair: str, latent: int) -> list[dict]:
+    """Strongest contexts of a latent: ``tokens``, ``acts`` (one a token) and ``peak`` (index of the strongest).
+
+    Raises:
+        KeyError: the latent has none, because it never fired in the corpus.
+    """
+    contexts = _all_contexts(pair)
+    if latent not in contexts:
+        raise KeyError(f"latent {latent} of {pair} has no contexts: it never fired in the corpus")
+    return contexts[latent]
+
+
+@lru_cache(maxsize=2)
+def _all_contexts(pair: str) -> dict[int, list[dict]]:
+    path = find_entry(pair).sae_folder.parent / "contexts.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = map(json.loads, file)
+        return {line["latent"]: line["contexts"] for line in lines}
+
+
+def search_labels(labels: pd.DataFrame, text: str) -> pd.DataFrame:
+    """Latents whose label or topics hold every word of ``text``, most concrete first."""
+    haystack = (labels["label"] + " " + labels["topics"]).str.lower()
+    for word in text.lower().split():
+        haystack = haystack[haystack.str.contains(word, regex=False)]
+    return labels.loc[haystack.index].sort_values("concreteness", ascending=False)
+
+
+def max_activations(engine: HFEngine, rows: Sequence[Row]) -> Float[Tensor, "row latent"]:
+    """Largest activation of every latent over the response tokens of each row (its prefill counts as response).
+
+    Raises:
+        ValueError: a row without response tokens.
+    """
+    layer, sae = engine.pair.reading_layer, engine.pair.sae
+    maxima = []
+    for response in engine.generate([replace(row, record_resid=(layer,)) for row in rows]):
+        if not response.resid:
+            raise ValueError("a row has no response tokens: give it a prefill or let it generate")
+        maxima.append(sae.encode(response.resid[layer].to(sae.W_enc.device)).max(dim=0).values.cpu())
+    return torch.stack(maxima)
+
+
+def question_rows(engine: HFEngine, questions: Sequence[str]) -> list[Row]:
+    """Rows that read each question in its chat template, without the header of an answer, and generate nothing."""
+    rows = []
+    for question in questions:
+        messages = [{"role": "user", "content": question}]
+        ids = engine.pair.tokenizer.apply_chat_template(messages, add_generation_prompt=False, return_dict=True)
+        first, *rest = ids["input_ids"]
+        rows.append(Row(token_ids=(first,), prefill=tuple(rest), sampling=Sampling(max_new_tokens=0)))
+    return rows
+
+
+def is_unrelated(
+    engine: HFEngine, questions: Sequence[str], *, rule: Rule = "paper", sampling: Sampling | None = None
+) -> Bool[np.ndarray, " latent"]:
+    """Which latents have nothing to do with any of the questions.
+
+    ``paper``: not among the 100 most active in the unsteered response to any question. ``code``: silent on every
+    token of every question (the first token, a template token with an outlier norm, is left out).
+
+    Source: paper, section 2.2, and the authors' feature sampling. Differs from the code: zero has a tolerance.
+    """
+    if rule == "code":
+        peak = max_activations(engine, question_rows(engine, questions)).max(dim=0).values
+        return (peak <= SILENT).numpy()
+    if rule != "paper":
+        raise ValueError(f"rule {rule!r} is neither 'paper' nor 'code'")
+    sampling = sampling or Sampling()
+    rows = [Row(messages=question, seed=i, sampling=sampling) for i, question in enumerate(questions)]
+    peaks = max_activations(engine, rows)
+    keep = np.ones(peaks.shape[1], dtype=bool)
+    for top in peaks.topk(min(N_DROPPED_PER_QUESTION, peaks.shape[1]), dim=1).indices:
+        keep[top.numpy()] = False
+    return keep
+
+
+def is_concrete(labels: pd.DataFrame, *, rule: Rule = "paper") -> pd.Series:
+    """Which labels are concrete. ``paper``: at or above the median; ``code``: rated at least 65 of 100.
+
+    Differs from the paper: the embedded labels carry concreteness measured on topics, not a language model's rating.
+    """
+    if rule not in ("paper", "code"):
+        raise ValueError(f"rule {rule!r} is neither 'paper' nor 'code'")
+    threshold = labels["concreteness"].median() if rule == "paper" else CONCRETE_RATING
+    return labels["concreteness"] >= threshold
+
+
+def sample_latents(labels: pd.DataFrame, n: int, *, seed: int) -> list[int]:
+    """``n`` latents of ``labels``, drawn without replacement; the same seed gives the same latents.
+
+    Raises:
+        ValueError: there are fewer than ``n``.
+    """
+    if n > len(labels):
+        raise ValueError(f"{n} latents asked for, and {len(labels)} are left after the filters; ask for fewer")
+    rng = np.random.default_rng(seed)
+    return sorted(int(latent) for latent in rng.choice(labels.index.to_numpy(), n, replace=False))
+
+
+def filter_table(engine: HFEngine, labels: pd.DataFrame, questions: Sequence[str], sampling: Sampling) -> pd.DataFrame:
+    """One line a labelled latent, rule and filter (unrelated, concrete, both): whether it survives."""
+    lines = []
+    for rule in ("paper", "code"):
+        unrelated = is_unrelated(engine, questions, rule=rule, sampling=sampling)[labels.index]
+        concrete = is_concrete(labels, rule=rule).to_numpy()
+        for name, survives in (("unrelated", unrelated), ("concrete", concrete), ("both", unrelated & concrete)):
+            lines.append(pd.DataFrame({"rule": rule, "filter": name, "latent": labels.index, "survives": survives}))
+    return pd.concat(lines, ignore_index=True)

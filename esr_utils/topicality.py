@@ -1,0 +1,104 @@
+"""How much a response is about its question: its pointwise mutual information with the question, 0 to 100.
+
+Each stretch of a response is read on its own, as the answer to its question and to others: what is on topic is
+likelier as an answer to its own. Needs no judge and no key, only the model that answers. It measures topic, not
+quality: fluent nonsense about the right thing scores high.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from esr_utils.engines.hf import HFEngine
+from esr_utils.steering import Row, Sampling
+
+N_DISTRACTORS = 4
+WINDOW_TOKENS = 32  # read without the text before it, given which any continuation is likely under any question
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Nats a token that responses score on average with another question, and with their own."""
+
+    unrelated: float
+    on_topic: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Topicality:
+    """Scores responses by likelihood under ``engine``'s unsteered model.
+
+    Args:
+        distractors: questions that compete with the true one; the true one itself is passed over.
+        scale: what 0 and 100 mean; ``fit_scale`` measures it.
+    """
+
+    engine: HFEngine
+    distractors: Sequence[str]
+    scale: Scale = Scale(unrelated=0.0, on_topic=1.0)
+
+    def __call__(self, questions: Sequence[str], responses: Sequence[str]) -> Float[np.ndarray, " response"]:
+        """One score a response: 0 as if it answered something else (or nothing at all), 100 as an unsteered answer."""
+        information = np.array([curve.mean() if len(curve) else -np.inf for curve in self.curves(questions, responses)])
+        share = (information - self.scale.unrelated) / (self.scale.on_topic - self.scale.unrelated)
+        return 100 * np.clip(share, 0.0, 1.0)
+
+    def curves(self, questions: Sequence[str], responses: Sequence[str]) -> list[Float[np.ndarray, " pos"]]:
+        """Information about the question in each response token, in nats: log p(token | question) less the log of
+        its mean probability given each distractor; within its window."""
+        asked = [self._competitors(question) for question in questions]
+        windows = [list(_windows(self._tokens(response))) for response in responses]
+        rows = [
+            Row(messages=question, prefill=window, sampling=Sampling(max_new_tokens=0))
+            for competitors, mine in zip(asked, windows, strict=True)
+            for window in mine
+            for question in competitors
+        ]
+        read = iter(self.engine.log_likelihoods(rows))
+        return [
+            np.concatenate([np.zeros(0), *(_information([next(read) for _ in competitors]) for _ in mine)])
+            for competitors, mine in zip(asked, windows, strict=True)
+        ]
+
+    def _competitors(self, question: str) -> list[str]:
+        return [question, *[other for other in self.distractors if other != question][:N_DISTRACTORS]]
+
+    def _tokens(self, response: str) -> tuple[int, ...]:
+        return tuple(self.engine.pair.tokenizer(response, add_special_tokens=False)["input_ids"])
+
+
+def _windows(tokens: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Consecutive stretches of about the same length, at most WINDOW_TOKENS."""
+    n = -(-len(tokens) // WINDOW_TOKENS)
+    edges = [round(i * len(tokens) / n) for i in range(n + 1)] if n else []
+    for first, end in zip(edges, edges[1:], strict=False):
+        yield tokens[first:end]
+
+
+def _information(log_likelihoods: list[Float[np.ndarray, " pos"]]) -> Float[np.ndarray, " pos"]:
+    """The first question against the mean of the others, token by token."""
+    true, others = log_likelihoods[0], np.stack(log_likelihoods[1:])
+    return true - (np.logaddexp.reduce(others, axis=0) - np.log(len(others)))
+
+
+def fit_scale(topicality: Topicality, questions: Sequence[str], sampling: Sampling) -> Scale:
+    """What 0 and 100 mean for this model: unsteered answers under another question, and under their own.
+
+    Args:
+        questions: none of them a distractor.
+
+    Raises:
+        ValueError: the answers are no likelier given their own questions.
+    """
+    rows = [Row(messages=question, seed=i, sampling=sampling) for i, question in enumerate(questions)]
+    responses = [response.text for response in topicality.engine.generate(rows)]
+    shifted = [*questions[1:], questions[0]]
+    own, other = (float(np.concatenate(topicality.curves(asked, responses)).mean()) for asked in (questions, shifted))
+    if own <= other:
+        raise ValueError(
+            f"responses are no likelier given their own question ({own:.2f} nats a token) than given another "
+            f"({other:.2f}); the scale needs a model that answers its questions"
+        )
+    return Scale(unrelated=other, on_topic=own)
