@@ -4,19 +4,18 @@ Source: paper, section 2.2 and appendix; the method is that of Waeber, Frazier a
 function of questions and responses that gives 0 to 100 and falls as strength rises.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from scipy.special import betainc
 from tqdm.auto import tqdm
 
 from esr_utils.engines.base import Engine
 from esr_utils.steering import Row, Sampling, Steer
+from esr_utils.topicality import Score
 
-Score = Callable[[Sequence[str], Sequence[str]], Float[np.ndarray, " response"]]
 VERIFY = -1  # stage of the fresh responses at the strength that was found
 
 

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,6 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.models import find_entry
 from esr_utils.steering import Row, Sampling
 
-Rule = Literal["paper", "code"]
 N_DROPPED_PER_QUESTION = 100  # paper, section 2.2
 CONCRETE_RATING = 65.0  # authors' code, on its scale of 0 to 100
 SILENT = 1e-6  # at or below this an activation counts as zero, whatever the dtype
@@ -70,7 +68,7 @@ def max_activations(engine: HFEngine, rows: Sequence[Row]) -> Float[Tensor, "row
     layer, sae = engine.pair.reading_layer, engine.pair.sae
     maxima = []
     for response in engine.generate([replace(row, record_resid=(layer,)) for row in rows]):
-        if not response.resid:
+        if not len(response.resid.get(layer, ())):
             raise ValueError("a row has no response tokens: give it a prefill or let it generate")
         maxima.append(sae.encode(response.resid[layer].to(sae.W_enc.device)).max(dim=0).values.cpu())
     return torch.stack(maxima)
@@ -88,7 +86,7 @@ def question_rows(engine: HFEngine, questions: Sequence[str]) -> list[Row]:
 
 
 def is_unrelated(
-    engine: HFEngine, questions: Sequence[str], *, rule: Rule = "paper", sampling: Sampling | None = None
+    engine: HFEngine, questions: Sequence[str], *, rule: str = "paper", sampling: Sampling | None = None
 ) -> Bool[np.ndarray, " latent"]:
     """Which latents have nothing to do with any of the questions.
 
@@ -111,7 +109,7 @@ def is_unrelated(
     return keep
 
 
-def is_concrete(labels: pd.DataFrame, *, rule: Rule = "paper") -> pd.Series:
+def is_concrete(labels: pd.DataFrame, *, rule: str = "paper") -> pd.Series:
     """Which labels are concrete. ``paper``: at or above the median; ``code``: rated at least 65 of 100.
 
     Differs from the paper: the embedded labels carry concreteness measured on topics, not a language model's rating.

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +19,7 @@ from esr_utils.sae import SAE
 Message = dict[str, str]
 
 
+@runtime_checkable
 class SteeredModel(Protocol):
     """What this module needs to know of a pair."""
 

@@ -9,7 +9,7 @@ import torch
 
 from esr_utils.engines.base import Engine, Response
 from esr_utils.steering import Row, Sampling, Steer
-from esr_utils.topicality import Topicality
+from esr_utils.topicality import Score, Topicality
 
 
 def steered_row(question: str, latent: int, strength: float, *, seed: int, sampling: Sampling) -> Row:
@@ -20,7 +20,7 @@ def steered_row(question: str, latent: int, strength: float, *, seed: int, sampl
 
 def strength_sweep(
     engine: Engine,
-    topicality: Topicality,
+    score: Score,
     *,
     latents: Sequence[int],
     strengths: Sequence[float],
@@ -34,7 +34,7 @@ def strength_sweep(
     cells = list(product(latents, strengths, enumerate(questions)))
     rows = [steered_row(q, latent, strength, seed=i, sampling=sampling) for latent, strength, (i, q) in cells]
     responses = engine.generate(rows)
-    scores = topicality([question for _, _, (_, question) in cells], [response.text for response in responses])
+    scores = score([question for _, _, (_, question) in cells], [response.text for response in responses])
     return pd.DataFrame(
         {
             "latent": latent,
@@ -43,10 +43,10 @@ def strength_sweep(
             "seed": seed,
             "response": response.text,
             "stop_reason": response.stop_reason,
-            "topicality": score,
+            "topicality": value,
             "activation": mean_activation(response, latent),
         }
-        for (latent, strength, (seed, question)), response, score in zip(cells, responses, scores, strict=True)
+        for (latent, strength, (seed, question)), response, value in zip(cells, responses, scores, strict=True)
     )
 
 

@@ -9,7 +9,7 @@ from esr_utils.engines.base import Engine
 from esr_utils.latents import search_labels
 from esr_utils.steering import Sampling
 from esr_utils.sweep import strength_sweep
-from esr_utils.topicality import Topicality
+from esr_utils.topicality import Score
 
 N_FOUND = 40
 
@@ -17,8 +17,8 @@ N_FOUND = 40
 class SteeringPanel:
     """Controls around one call of ``strength_sweep``. ``run()`` works without a front end; ``view`` shows it."""
 
-    def __init__(self, engine: Engine, topicality: Topicality, labels: pd.DataFrame, *, max_strength: float):
-        self.engine, self.topicality, self.labels = engine, topicality, labels
+    def __init__(self, engine: Engine, score: Score, labels: pd.DataFrame, *, max_strength: float):
+        self.engine, self.score, self.labels = engine, score, labels
         wide = w.Layout(width="95%")
         self.search = w.Text(description="search", placeholder="a word of the label", layout=wide)
         self.latent = w.Dropdown(description="latent", layout=wide)
@@ -34,10 +34,16 @@ class SteeringPanel:
         self.view = w.VBox([*controls, self.output])
 
     def run(self) -> pd.DataFrame:
-        """Answers to the question at strength 0 and at the chosen one; same seed, same settings."""
+        """Answers to the question at strength 0 and at the chosen one; same seed, same settings.
+
+        Raises:
+            ValueError: no latent is chosen, or the engine refuses the question or the strength.
+        """
+        if self.latent.value is None:
+            raise ValueError(f"no latent matches {self.search.value!r}; search for another word")
         return strength_sweep(
             self.engine,
-            self.topicality,
+            self.score,
             latents=[self.latent.value],
             strengths=[0.0, self.strength.value],
             questions=[self.question.value],
@@ -46,7 +52,8 @@ class SteeringPanel:
 
     def _list(self) -> None:
         found = search_labels(self.labels, self.search.value).head(N_FOUND)
-        self.latent.options = [(f"{latent}: {row.label}", latent) for latent, row in found.iterrows()]
+        self.latent.options = [(f"{latent}: {row.label}", int(latent)) for latent, row in found.iterrows()]
+        self.latent.index = 0 if len(found) else None
 
     def _show(self) -> None:
         self.button.disabled = True

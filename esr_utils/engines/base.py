@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class Capabilities:
     scores_text: bool
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Rows in, responses out, in the same order. A batch may mix anything."""
 

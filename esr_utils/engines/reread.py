@@ -4,8 +4,8 @@ No key-value cache, no batch that changes under way: what is left to go wrong is
 """
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ from esr_utils.models import Pair
 from esr_utils.steering import Interventions, Row
 
 
-class RereadEngine(Protocol):
+class RereadEngine(ABC):
     """Subclasses say how one forward pass is made under given edits."""
 
     name: str
     pair: Pair
 
+    @abstractmethod
     def read(
         self,
         ids: Int[Tensor, "batch pos"],
@@ -41,7 +42,6 @@ class RereadEngine(Protocol):
         in_scope: Bool[Tensor, "batch pos"],
     ) -> tuple[Float[Tensor, "batch pos vocab"], Float[Tensor, "batch pos d_model"]]:
         """Logits, and the residual stream at the reading layer after every edit, of right-padded texts."""
-        ...
 
     def capabilities(self) -> Capabilities:
         return Capabilities(streams=True, batches=True, scores_text=False)

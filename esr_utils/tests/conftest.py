@@ -44,8 +44,14 @@ def byte_tokenizer():
 
 def tiny_model(kind: str, vocab_size: int, **overrides):
     """A random model of the architecture ``kind``, float32, with the features that make it special."""
-    from transformers import Gemma2Config, Gemma3TextConfig, LlamaConfig
-    from transformers import Gemma2ForCausalLM, Gemma3ForCausalLM, LlamaForCausalLM
+    from transformers import (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
 
     shape = {**SHAPE, "vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 1, **overrides}
     sliding = {

@@ -1,0 +1,148 @@
+"""Laws of probabilistic bisection, and of calibrating many latents at once."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from esr_utils.calibration import (
+    VERIFY,
+    Bisection,
+    CalibrationSettings,
+    belief_table,
+    beliefs_after,
+    calibrate,
+    calibration_table,
+)
+from esr_utils.engines.hf import HFEngine
+from esr_utils.tests.conftest import tiny_sae
+
+SETTINGS = CalibrationSettings(upper=100.0, prior_mean=50.0, prior_sd=25.0, n_verify=6)
+QUESTIONS = [f"question {i}?" for i in range(8)]
+
+
+class Responder(HFEngine):
+    """Stands in for an engine: a response says how strongly it was steered."""
+
+    def __init__(self):
+        self.pair = SimpleNamespace(sae=tiny_sae("standard"))
+        self.batches: list[int] = []
+
+    def generate(self, rows, **callbacks):
+        self.batches.append(len(rows))
+        return [SimpleNamespace(text=f"{row.steer[0].latent} {row.steer[0].strength} {row.seed}") for row in rows]
+
+
+def score(questions, responses) -> np.ndarray:
+    """Falls as a logistic of strength; latent k crosses 30 at strength 40 + k."""
+    scores = []
+    for text in responses:
+        latent, strength, seed = text.split()
+        middle = 40 + int(latent) - 4 * np.log(0.7 / 0.3)
+        noise = np.random.default_rng(int(seed)).normal(0, 3)
+        scores.append(np.clip(100 / (1 + np.exp((float(strength) - middle) / 4)) + noise, 0, 100))
+    return np.array(scores)
+
+
+def published_rule(density: np.ndarray, grid: np.ndarray, s: float, t: float) -> np.ndarray:
+    """The update as the paper's appendix gives it, with its flip, written out step by step."""
+    at = int(np.searchsorted(density.cumsum(), 0.5))
+    goes_right = s >= t
+    q = beta.cdf(t, 0.5 + 5 * s, 0.5 + 5 * (1 - s))
+    p = 1 - q if goes_right else q
+    if p < 0.5:
+        goes_right, p = not goes_right, 1 - p
+    new = density.copy()
+    new[at + 1 :] *= p if goes_right else 1 - p
+    new[:at] *= 1 - p if goes_right else p
+    new[at] *= np.sqrt(p * (1 - p))
+    return new / new.sum()
+
+
+def test_update_is_the_published_rule():
+    bisection, rng = Bisection(SETTINGS), np.random.default_rng(0)
+    for s in rng.uniform(0, 1, 25):
+        expected = published_rule(bisection.density, bisection.grid, s, 0.3)
+        bisection.update(100 * s)
+        np.testing.assert_allclose(bisection.density, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_a_high_score_moves_the_belief_to_stronger_steering():
+    high, low = Bisection(SETTINGS), Bisection(SETTINGS)
+    high.update(90.0)
+    low.update(5.0)
+    assert low.median < 50.0 < high.median
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -1.0, 101.0])
+def test_a_score_outside_its_range_is_an_error(bad):
+    with pytest.raises(ValueError, match="is not a number from 0 to 100"):
+        Bisection(SETTINGS).update(bad)
+
+
+def test_every_latent_is_found_at_its_own_strength():
+    probes = calibrate(Responder(), score, [0, 10, 20], QUESTIONS, SETTINGS)
+    table = calibration_table(probes, SETTINGS).set_index("latent")
+    assert (table["strength"] - [40, 50, 60]).abs().max() < 4
+    assert table["is_in_window"].all()
+    assert (table["n_verified"] == 6).all()
+
+
+def test_each_step_is_one_batch_of_all_latents():
+    engine = Responder()
+    calibrate(engine, score, [0, 10, 20], QUESTIONS, SETTINGS)
+    assert engine.batches == [3 * SETTINGS.n_samples] * SETTINGS.n_steps + [3 * SETTINGS.n_verify]
+
+
+def test_a_latent_that_misses_the_window_is_kept_and_flagged():
+    probes = calibrate(Responder(), lambda q, r: np.full(len(r), 100.0), [3], QUESTIONS, SETTINGS)
+    table = calibration_table(probes, SETTINGS)
+    assert table["is_in_window"].tolist() == [False]
+    assert table["verified_score"].tolist() == [100.0]
+
+
+def test_a_latents_result_does_not_depend_on_the_others():
+    alone = calibrate(Responder(), score, [10], QUESTIONS, SETTINGS)
+    among = calibrate(Responder(), score, [0, 10, 20], QUESTIONS, SETTINGS)
+    among = among[among["latent"] == 10].reset_index(drop=True)
+    assert alone.equals(among)
+
+
+def test_verification_draws_fresh_responses():
+    probes = calibrate(Responder(), score, [0], QUESTIONS, SETTINGS)
+    verified, searched = probes[probes["stage"] == VERIFY], probes[probes["stage"] != VERIFY]
+    assert not set(verified["seed"]) & set(searched["seed"])
+    assert verified["strength"].nunique() == 1
+
+
+def test_beliefs_worked_out_again_are_densities():
+    probes = calibrate(Responder(), score, [0, 10], QUESTIONS, SETTINGS)
+    for belief in beliefs_after(probes, SETTINGS).values():
+        assert belief.density.sum() == pytest.approx(1.0)
+    assert belief_table(probes, SETTINGS).groupby("latent")["density"].sum().tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_a_latent_out_of_range_stops_before_anything_is_generated():
+    engine = Responder()
+    with pytest.raises(ValueError, match=r"latent 64 is not in tiny standard SAE: it has 64 latents \(0 to 63\)"):
+        calibrate(engine, score, [1, 64], QUESTIONS, SETTINGS)
+    assert engine.batches == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"upper": 0.0}, "the search range is empty"),
+        ({"target": 100.0}, "target 100.0 is outside 0 to 100"),
+        ({"n_steps": 0}, "must be positive"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        CalibrationSettings(**{"upper": 100.0, "prior_mean": 50.0, "prior_sd": 25.0, **change})
+
+
+def test_a_prior_far_outside_the_range_is_refused():
+    with pytest.raises(ValueError, match="lies too far outside"):
+        Bisection(CalibrationSettings(upper=1.0, prior_mean=1e6, prior_sd=1.0))

@@ -1,0 +1,86 @@
+"""Laws of the topicality score: on a scripted likelihood, and on real answers."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from esr_utils.engines.hf import HFEngine
+from esr_utils.prompts import load_prompts
+from esr_utils.steering import Sampling
+from esr_utils.tests.conftest import byte_tokenizer
+from esr_utils.topicality import WINDOW_TOKENS, Scale, Topicality, fit_scale
+
+
+class Scripted(HFEngine):
+    """Stands in for an engine: each token costs 1 nat given a question about the same letter, else 3."""
+
+    def __init__(self):
+        self.pair = SimpleNamespace(tokenizer=byte_tokenizer())
+        self.rows: list = []
+
+    def log_likelihoods(self, rows):
+        self.rows += rows
+        text = self.pair.tokenizer.decode
+        return [
+            np.array([-1.0 if text([t]) == row.messages[0] else -3.0 for t in row.prefill], np.float32) for row in rows
+        ]
+
+    def generate(self, rows, **callbacks):
+        return [SimpleNamespace(text=row.messages[0] * 40) for row in rows]
+
+
+DISTRACTORS = ["v?", "w?", "x?", "y?", "z?"]
+
+
+def scorer(**scale: float) -> Topicality:
+    return Topicality(engine=Scripted(), distractors=DISTRACTORS, scale=Scale(**scale))
+
+
+def test_a_response_on_topic_scores_100_and_one_on_something_else_0():
+    score = scorer(unrelated=0.0, on_topic=2.0)
+    assert score(["a?", "a?"], ["a" * 50, "b" * 50]) == pytest.approx([100.0, 0.0], abs=1e-6)
+
+
+def test_a_response_that_drifts_half_way_scores_half():
+    score = scorer(unrelated=0.0, on_topic=2.0)
+    assert score(["a?"], ["a" * 32 + "b" * 32])[0] == pytest.approx(50.0)
+
+
+def test_an_empty_response_scores_0():
+    assert scorer(unrelated=-0.5, on_topic=2.0)(["a?"], [""]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 100])
+def test_windows_cover_the_response_once_and_stay_short(n):
+    score = scorer(unrelated=0.0, on_topic=2.0)
+    (curve,) = score.curves(["a?"], ["a" * n])
+    assert len(curve) == n
+    assert max(len(row.prefill) for row in score.engine.rows) <= WINDOW_TOKENS
+
+
+def test_a_question_does_not_compete_with_itself():
+    score = scorer(unrelated=0.0, on_topic=2.0)
+    score(["w?"], ["w" * 8])
+    assert [row.messages for row in score.engine.rows] == ["w?", "v?", "x?", "y?", "z?"]
+
+
+def test_the_scale_is_what_unsteered_answers_score():
+    scale = fit_scale(scorer(unrelated=0.0, on_topic=1.0), ["a?", "b?", "c?"], Sampling())
+    assert scale.on_topic == pytest.approx(2.0)
+    assert scale.unrelated == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_model_that_does_not_answer_its_questions_gives_no_scale():
+    score = scorer(unrelated=0.0, on_topic=1.0)
+    score.engine.generate = lambda rows: [SimpleNamespace(text="q" * 40) for _ in rows]
+    with pytest.raises(ValueError, match="no likelier given their own question"):
+        fit_scale(score, ["a?", "b?"], Sampling())
+
+
+def test_real_answers_score_higher_under_their_own_question(embedded_pair):
+    engine = HFEngine(embedded_pair)
+    questions = load_prompts("evaluation")[:6]
+    score = Topicality(engine=engine, distractors=load_prompts("calibration"))
+    scale = fit_scale(score, questions, Sampling(max_new_tokens=40))
+    assert scale.on_topic - scale.unrelated > 0.3
