@@ -5,7 +5,7 @@ likelier as an answer to its own. Needs no judge and no key, only the model that
 quality: fluent nonsense about the right thing scores high.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from esr_utils.steering import Row, Sampling
 Score = Callable[[Sequence[str], Sequence[str]], Float[np.ndarray, " response"]]  # questions, responses: 0 to 100
 
 N_DISTRACTORS = 4
-WINDOW_TOKENS = 32  # read without the text before it, given which any continuation is likely under any question
+STRETCH_TOKENS = 32  # read without the text before it, given which any continuation is likely under any question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,34 +49,21 @@ class Topicality:
 
     def curves(self, questions: Sequence[str], responses: Sequence[str]) -> list[Float[np.ndarray, " pos"]]:
         """Information about the question in each response token, in nats: log p(token | question) less the log of
-        its mean probability given each distractor; within its window."""
+        its mean probability given the distractors, from what went before in its stretch."""
         asked = [self._competitors(question) for question in questions]
-        windows = [list(_windows(self._tokens(response))) for response in responses]
         rows = [
-            Row(messages=question, prefill=window, sampling=Sampling(max_new_tokens=0))
-            for competitors, mine in zip(asked, windows, strict=True)
-            for window in mine
+            Row(messages=question, prefill=self._tokens(response), sampling=Sampling(max_new_tokens=0))
+            for competitors, response in zip(asked, responses, strict=True)
             for question in competitors
         ]
-        read = iter(self.engine.log_likelihoods(rows))
-        return [
-            np.concatenate([np.zeros(0), *(_information([next(read) for _ in competitors]) for _ in mine)])
-            for competitors, mine in zip(asked, windows, strict=True)
-        ]
+        read = iter(self.engine.log_likelihoods(rows, stretch_tokens=STRETCH_TOKENS))
+        return [_information([next(read) for _ in competitors]) for competitors in asked]
 
     def _competitors(self, question: str) -> list[str]:
         return [question, *[other for other in self.distractors if other != question][:N_DISTRACTORS]]
 
     def _tokens(self, response: str) -> tuple[int, ...]:
         return tuple(self.engine.pair.tokenizer(response, add_special_tokens=False)["input_ids"])
-
-
-def _windows(tokens: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Consecutive stretches of about the same length, at most WINDOW_TOKENS."""
-    n = -(-len(tokens) // WINDOW_TOKENS)
-    edges = [round(i * len(tokens) / n) for i in range(n + 1)] if n else []
-    for first, end in zip(edges, edges[1:], strict=False):
-        yield tokens[first:end]
 
 
 def _information(log_likelihoods: list[Float[np.ndarray, " pos"]]) -> Float[np.ndarray, " pos"]:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from esr_utils.engines import masks
 from esr_utils.engines.base import (
     Capabilities,
     InFlight,
@@ -70,18 +71,29 @@ class HFEngine:
         return [run.responses[i] for i in range(len(rows))]
 
     @torch.inference_mode()
-    def log_likelihoods(self, rows: Sequence[Row]) -> list[Float[np.ndarray, " pos"]]:
-        """Log-probability (natural) of each prefill token of each row, given its prompt and under its edits."""
+    def log_likelihoods(
+        self, rows: Sequence[Row], *, stretch_tokens: int | None = None
+    ) -> list[Float[np.ndarray, " pos"]]:
+        """Log-probability (natural) of each prefill token of each row, given its prompt and under its edits.
+
+        Args:
+            stretch_tokens: read the prefill in stretches of about this many tokens, each straight after the prompt
+                and blind to the stretches before it. None reads it whole.
+        """
         results: dict[int, np.ndarray] = {}
         for group in _groups(sorted(in_flight(rows, self.pair), key=lambda row: row.n_read)):
-            hidden = self._read(group, Slots(self.pair.n_layers, len(group), 1), keep_cache=False)
-            for i, row in enumerate(group):
-                first, last = len(row.prompt.ids) - 1, row.n_read - 1
-                results[row.index] = self._log_probs(hidden[i, first:last], row.tokens)
+            stretches = [_stretches(row, stretch_tokens) for row in group]
+            hidden = self._read(group, stretches)
+            before = [_predecessors(row, stretch) for row, stretch in zip(group, stretches, strict=True)]
+            scores = self._log_probs(
+                torch.cat([hidden[i, at] for i, at in enumerate(before)]), [t for row in group for t in row.tokens]
+            )
+            ends = np.cumsum([len(row.tokens) for row in group])[:-1]
+            results.update(zip((row.index for row in group), np.split(scores, ends), strict=True))
         return [results[i] for i in range(len(rows))]
 
     def _log_probs(self, hidden: Tensor, tokens: list[int]) -> np.ndarray:
-        targets, parts = torch.tensor(tokens, device=self.device), []
+        targets, parts = torch.tensor(tokens, dtype=torch.long, device=self.device), []
         for start in range(0, len(tokens), SCORED_TOKENS):
             part = slice(start, start + SCORED_TOKENS)
             logits = self._logits(hidden[part]).float()
@@ -93,47 +105,40 @@ class HFEngine:
         ready = in_flight(rows, self.pair)
         return sorted(ready, key=lambda r: -(r.n_read + r.row.sampling.max_new_tokens))
 
-    def _read(self, group: list[InFlight], slots: Slots, *, keep_cache: bool = True) -> Tensor:
-        """Read whole prompts (and prefills) at once, right-padded; hidden states [row pos d_model]."""
+    def _read(self, group: list[InFlight], stretches: list[list[int]] | None = None, slots: Slots | None = None):
+        """Read whole prompts (and prefills) at once, right-padded; hidden states [row pos d_model].
+
+        With ``slots`` the keys and values go there, to the group's own slots, which are the last ones.
+        """
         longest = -(-max(row.n_read for row in group) // KEY_BLOCK) * KEY_BLOCK
         ids = torch.zeros(len(group), longest, dtype=torch.long)
         is_response = torch.zeros(len(group), longest, dtype=torch.bool)
+        stretch = torch.zeros(len(group), longest, dtype=torch.long)
         for i, row in enumerate(group):
             ids[i, : row.n_read] = torch.tensor([*row.prompt.ids, *row.tokens])
             is_response[i, len(row.prompt.ids) : row.n_read] = True
-        positions = torch.arange(longest).expand(len(group), -1)
-        first = len(slots.rows) - len(group)
-        if keep_cache:
+            if stretches:
+                stretch[i, len(row.prompt.ids) : row.n_read] = torch.tensor(stretches[i], dtype=torch.long)
+        positions = masks.stretch_positions(stretch)
+        if slots:
+            first = len(slots.rows) - len(group)
             slots.cache.write_at(torch.arange(first, len(slots.rows)), positions, n_keys=0)
         with _Plan(group, self.pair).hooks(is_response.to(self.device)):
-            return self._forward(ids, positions, longest, slots.cache if keep_cache else None)
+            return self._forward(ids, positions, masks.windowed(stretch), positions, slots and slots.cache)
 
-    def _forward(self, ids: Tensor, positions: Tensor, n_keys: int, cache: object) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor, visible: Tensor, key_positions: Tensor, cache: object) -> Tensor:
+        """Hidden states before the head. ``visible`` [batch query key]: which keys each query attends to."""
+        mask = masks.additive(visible, positions, key_positions, self.pair.text_config, self.pair.model.dtype)
         output = self.pair.base_model()(
             input_ids=ids.to(self.device),
-            attention_mask=self._masks(positions.to(self.device), n_keys),
+            attention_mask={kind: part.to(self.device) for kind, part in mask.items()}
+            if isinstance(mask, dict)
+            else mask.to(self.device),
             position_ids=positions.to(self.device),
             past_key_values=cache,
             use_cache=cache is not None,
         )
         return output.last_hidden_state
-
-    def _masks(self, positions: Tensor, n_keys: int) -> Tensor | dict[str, Tensor]:
-        """Additive masks [batch 1 query key]: every query sees the keys at and before its own position."""
-        config = self.pair.text_config
-        keys = torch.arange(n_keys, device=self.device)
-        causal = keys <= positions[:, None, :, None]
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        masks = {"full_attention": causal}
-        if "sliding_attention" in kinds:
-            masks["sliding_attention"] = causal & (keys > positions[:, None, :, None] - config.sliding_window)
-        dtype = self.pair.model.dtype
-        lowest = torch.finfo(dtype).min
-        masks = {
-            kind: torch.zeros(mask.shape, dtype=dtype, device=self.device).masked_fill_(~mask, lowest)
-            for kind, mask in masks.items()
-        }
-        return masks if len(kinds) > 1 else masks[kinds.pop()]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.pair.soft_capped(self.pair.model.lm_head(hidden))
@@ -226,7 +231,7 @@ class _Run:
                 self.waiting.popleft()
             self.slots.join(group)
             self.plan = None
-            hidden = self.engine._read(group, self.slots)
+            hidden = self.engine._read(group, slots=self.slots)
             last = torch.tensor([row.n_read - 1 for row in group], device=self.engine.device)
             first = len(self.slots.rows) - len(group)
             self._draw(hidden[torch.arange(len(group)), last], first)
@@ -246,7 +251,9 @@ class _Run:
         self.slots.cache.write_at(slots, last[:, None], n_keys)
         with self.plan.hooks(torch.ones(n, 1, dtype=torch.bool, device=self.engine.device)):
             ids = self.slots.buffer[slots.clamp(max=len(rows) - 1), last][:, None]
-            hidden = self.engine._forward(ids, last[:, None], n_keys, self.slots.cache)
+            keys = torch.arange(n_keys)[None]
+            visible = masks.causal(last[:, None], n_keys)
+            hidden = self.engine._forward(ids, last[:, None], visible, keys, self.slots.cache)
         self._draw(hidden[: len(rows), 0], 0)
 
     def _draw(self, hidden: Tensor, first: int) -> None:
@@ -302,3 +309,18 @@ def _groups(rows: list[InFlight]) -> Iterator[list[InFlight]]:
         group.append(row)
     if group:
         yield group
+
+
+def _stretches(row: InFlight, n_tokens: int | None) -> list[int]:
+    """For each prefill token the number of its stretch, from 1; stretches are of about equal length."""
+    n = -(-len(row.tokens) // n_tokens) if n_tokens else 1
+    return [1 + i * n // len(row.tokens) for i in range(len(row.tokens))]
+
+
+def _predecessors(row: InFlight, stretches: list[int]) -> Tensor:
+    """Position whose hidden state predicts each prefill token: the one before it, or the prompt's last one."""
+    first = len(row.prompt.ids)
+    starts = [i == 0 or stretches[i] != stretches[i - 1] for i in range(len(stretches))]
+    return torch.tensor(
+        [first - 1 if is_start else first + i - 1 for i, is_start in enumerate(starts)], dtype=torch.long
+    )
