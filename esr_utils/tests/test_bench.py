@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 import pandas as pd
 import pytest
 
-from esr_utils import bench
-from esr_utils.bench import BenchSettings, Contender, Heat
+from esr_utils import bench, contenders
+from esr_utils.contenders import BenchSettings, Contender, Heat
 from esr_utils.models import Pair
 
 SETTINGS = BenchSettings(
@@ -19,7 +19,7 @@ RATIOS = ["ratio", "measured", "measured_min", "measured_max", "target", "reache
 
 @pytest.fixture(scope="module")
 def heats(tiny_llama: Pair) -> list[Heat]:
-    return bench.schedule(tiny_llama, SETTINGS)
+    return contenders.schedule(tiny_llama, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,28 @@ def timings(heats: list[Heat], tiny_llama: Pair) -> pd.DataFrame:
 @pytest.fixture
 def made_up() -> pd.DataFrame:
     """Two rounds in which every contender takes one second for 100 tokens, and the second is slower for all."""
-    names = [bench.STEERED, bench.ABLATING, bench.GENERATE, bench.BRIDGE, bench.MIXED_STEERED, bench.MIXED_GENERATE]
-    keys = [*((name, 64) for name in names), (bench.ALONE, 1), (bench.FIRST_TOKEN, 1), (bench.FIRST_TOKEN, 3)]
+    names = [
+        contenders.STEERED,
+        contenders.ABLATING,
+        contenders.GENERATE,
+        contenders.BRIDGE,
+        contenders.MIXED_STEERED,
+        contenders.MIXED_GENERATE,
+    ]
+    keys = [
+        *((name, 64) for name in names),
+        (contenders.ALONE, 1),
+        (contenders.FIRST_TOKEN, 1),
+        (contenders.FIRST_TOKEN, 3),
+    ]
     return pd.DataFrame(
-        {"contender": name, "batch": batch, "round": n, "tokens": 1 if name == bench.FIRST_TOKEN else 100, "seconds": s}
+        {
+            "contender": name,
+            "batch": batch,
+            "round": n,
+            "tokens": 1 if name == contenders.FIRST_TOKEN else 100,
+            "seconds": s,
+        }
         for n, s in enumerate((1.0, 3.0))
         for name, batch in keys
     )
@@ -48,32 +66,32 @@ def with_seconds(timings: pd.DataFrame, name: str, factor: float) -> pd.DataFram
 def test_every_contender_gives_exactly_the_tokens_asked_for(heats):
     for heat in heats:
         lengths = [len(tokens) for tokens in heat.contender.call(heat.rows)]
-        asked = [1] if heat.contender.name == bench.FIRST_TOKEN else [r.sampling.max_new_tokens for r in heat.rows]
+        asked = [1] if heat.contender.name == contenders.FIRST_TOKEN else [r.sampling.max_new_tokens for r in heat.rows]
         assert lengths == asked, heat.contender.name
         assert sum(lengths) == heat.n_tokens
 
 
 def test_lengths_do_not_depend_on_the_end_of_turn(tiny_llama):
-    rows = bench.bench_rows(tiny_llama, SETTINGS, [60] * 3)
-    stopping = bench.with_engine(bench.HFEngine(tiny_llama), rows)
+    rows = contenders.bench_rows(tiny_llama, SETTINGS, [60] * 3)
+    stopping = contenders.with_engine(contenders.HFEngine(tiny_llama), rows)
     assert min(map(len, stopping)) < 60  # some letters end a turn of the tiny model
-    assert [len(tokens) for tokens in bench.with_generate(tiny_llama, rows)] == [60] * 3
+    assert [len(tokens) for tokens in contenders.with_generate(tiny_llama, rows)] == [60] * 3
 
 
 def test_greedy_contenders_draw_the_same_tokens(heats):
     calls = {heat.contender.name: heat.contender.call for heat in heats}
     rows = [replace(row, sampling=replace(row.sampling, temperature=0.0)) for row in _largest(heats)]
-    steered = calls[bench.STEERED](rows)
-    for name in (bench.ALONE, bench.BRIDGE, bench.NNSIGHT):
+    steered = calls[contenders.STEERED](rows)
+    for name in (contenders.ALONE, contenders.BRIDGE, contenders.NNSIGHT):
         assert calls[name](rows) == steered, name
-    unsteered = calls[bench.UNSTEERED](rows)
-    assert calls[bench.GENERATE](rows) == unsteered
+    unsteered = calls[contenders.UNSTEERED](rows)
+    assert calls[contenders.GENERATE](rows) == unsteered
     assert steered != unsteered
-    assert calls[bench.ABLATING](rows) != steered
+    assert calls[contenders.ABLATING](rows) != steered
 
 
 def _largest(heats: list[Heat]) -> list:
-    return next(heat.rows for heat in heats if heat.contender.name == bench.STEERED and heat.batch == 3)
+    return next(heat.rows for heat in heats if heat.contender.name == contenders.STEERED and heat.batch == 3)
 
 
 def test_contenders_leave_the_model_as_it_was(heats, tiny_llama):
@@ -81,7 +99,7 @@ def test_contenders_leave_the_model_as_it_was(heats, tiny_llama):
         return [(len(module._forward_hooks), vars(module).get("forward")) for module in tiny_llama.model.modules()]
 
     before = state()
-    bench._traced(tiny_llama)  # nnsight replaces each module's forward, in a copy
+    contenders._traced(tiny_llama)  # nnsight replaces each module's forward, in a copy
     for heat in heats:
         heat.contender.call(heat.rows)
     assert state() == before
@@ -94,7 +112,7 @@ def test_rows_differ_in_prompt_latent_and_strength(heats):
 
 
 def test_a_contender_that_gives_less_is_not_timed(tiny_llama):
-    rows = bench.bench_rows(tiny_llama, SETTINGS, [5, 5])
+    rows = contenders.bench_rows(tiny_llama, SETTINGS, [5, 5])
     lazy = Heat(Contender("lazy", lambda rows: [[1, 2], [3]]), 2, rows, 10)
     with pytest.raises(RuntimeError, match="lazy gave 3 tokens at batch 2; 10 were asked for"):
         bench.seconds_of(lazy)
@@ -119,15 +137,15 @@ def test_rounds_are_interleaved(timings, heats):
 @pytest.mark.parametrize(
     ("name", "factor", "line", "measured", "reached"),
     [
-        (bench.GENERATE, 1.3, 0, 1.3, True),
-        (bench.GENERATE, 1.1, 0, 1.1, False),
-        (bench.MIXED_GENERATE, 1.4, 1, 1.4, False),
-        (bench.ALONE, 9.0, 2, 9.0, True),
-        (bench.BRIDGE, 1.0, 3, 1.0, False),
-        (bench.ABLATING, 1.04, 4, 0.04, True),
-        (bench.ABLATING, 1.06, 4, 0.06, False),
-        (bench.FIRST_TOKEN, 0.25, 5, 0.5, True),
-        (bench.FIRST_TOKEN, 1.0, 6, 2.0, False),
+        (contenders.GENERATE, 1.3, 0, 1.3, True),
+        (contenders.GENERATE, 1.1, 0, 1.1, False),
+        (contenders.MIXED_GENERATE, 1.4, 1, 1.4, False),
+        (contenders.ALONE, 9.0, 2, 9.0, True),
+        (contenders.BRIDGE, 1.0, 3, 1.0, False),
+        (contenders.ABLATING, 1.04, 4, 0.04, True),
+        (contenders.ABLATING, 1.06, 4, 0.06, False),
+        (contenders.FIRST_TOKEN, 0.25, 5, 0.5, True),
+        (contenders.FIRST_TOKEN, 1.0, 6, 2.0, False),
     ],
 )
 def test_a_missed_figure_is_reported_as_missed(made_up, name, factor, line, measured, reached):
@@ -138,7 +156,7 @@ def test_a_missed_figure_is_reported_as_missed(made_up, name, factor, line, meas
 
 def test_a_ratio_is_taken_within_each_round(made_up):
     """A machine that gets three times slower moves no ratio."""
-    row = bench.ratios(with_seconds(made_up, bench.GENERATE, 2.0)).iloc[0]
+    row = bench.ratios(with_seconds(made_up, contenders.GENERATE, 2.0)).iloc[0]
     assert (row["measured_min"], row["measured"], row["measured_max"]) == pytest.approx((2.0, 2.0, 2.0))
 
 
