@@ -27,7 +27,7 @@ LAYERS = (16, 18, 20)
 PROMPTS_PER_TOPIC = 5
 SHARD_ROWS = 256
 SAMPLING = Sampling(max_new_tokens=208, temperature=0.8, repetition_penalty=1.05)
-N_SHARDS = 46  # a little over two million response tokens
+N_SHARDS = 44  # a little over two million response tokens
 N_WORKERS = 2
 
 

@@ -158,7 +158,7 @@ def _fold(folder: Path, data: Activations, layer: int) -> None:
 
 
 @torch.inference_mode()
-def reconstruction(sae: SAE, data: Activations, *, n_tokens: int = 50_000) -> dict[str, float]:
+def reconstruction(sae: SAE, data: Activations, *, n_tokens: int | None = None) -> dict[str, float]:
     """Explained variance, L0 and dead share on held-out response tokens.
 
     Explained variance is 1 - |x - x_hat|^2 / |x - mean|^2, summed over tokens. ``without_massive`` leaves out of
@@ -273,6 +273,7 @@ def measure(recipe: Recipe, data: Activations) -> dict:
         "corpus": {
             "n_response_tokens": len(data.train) + len(data.held_out),
             "n_training_tokens": len(data.train),
+            "held_out_every": HELD_OUT_EVERY,
             "n_responses": len(shard_paths()) * SHARD_ROWS,
             "n_prompts": len(corpus_prompts()),
             "n_topics": len({prompt.topic for prompt in corpus_prompts()}),

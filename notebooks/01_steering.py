@@ -40,7 +40,7 @@ from IPython.display import Image, display
 from esr_utils import calibration, latents, plots, sweep
 from esr_utils.config import STEERING, results_dir
 from esr_utils.engines.hf import HFEngine
-from esr_utils.engines.selftest import self_test
+from esr_utils.engines.selftest import CHECKS, QUICK_CHECKS, self_test
 from esr_utils.models import load_pair
 from esr_utils.prompts import load_prompts
 from esr_utils.published import cite
@@ -78,7 +78,8 @@ pd.Series(
 # come and go beside it.
 
 # %%
-checks = run.frame("self_test", lambda: self_test(pair))
+laws = QUICK_CHECKS if SCALE == "quick" else CHECKS
+checks = run.frame("self_test", lambda: self_test(pair, checks=laws))
 assert checks["passed"].all(), "a self-test failed: do not trust what follows"
 checks
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from esr_utils.models import Pair
 from esr_utils.steering import Interventions, Row, check_layer, steering_delta
 
+PART_ROWS = 8  # rows drawn at once
 StopReason = Literal["stop", "length", "cancelled"]
 OnToken = Callable[[int, int], None]  # (index of the row, token id)
 OnResponse = Callable[[int, "Response"], None]  # (index of the row, its finished response)
@@ -191,26 +192,33 @@ class Sampler:
 
         ``seen`` holds every prompt and response token so far; pad it with any token of the same row.
         """
-        scaled = logits / self.divisor  # float32 in one pass; the penalty commutes with a positive divisor
+        parts = [slice(i, i + PART_ROWS) for i in range(0, len(logits), PART_ROWS)]
+        return torch.cat([self._draw(logits[part], seen[part], uniform[part], part) for part in parts])
+
+    def _draw(self, logits: Tensor, seen: Tensor, uniform: Tensor, part: slice) -> Tensor:
+        """``draw`` for a few rows: what is worked out on the way then stays in the processor's cache."""
+        scaled = logits / self.divisor[part]  # float32 in one pass; the penalty commutes with a positive divisor
         if self.penalises:
             values = scaled.gather(1, seen)
-            scaled.scatter_(1, seen, torch.where(values > 0, values / self.penalty, values * self.penalty))
-        if self.is_greedy.all():
+            penalty = self.penalty[part]
+            scaled.scatter_(1, seen, torch.where(values > 0, values / penalty, values * penalty))
+        is_greedy = self.is_greedy[part]
+        if is_greedy.all():
             return scaled.argmax(-1)
         probs = scaled.softmax(-1)
         if self.truncates:
-            probs = self._nucleus(probs)
+            probs = self._nucleus(probs, self.top_p[part])
         tokens = _inverse_transform(probs, uniform)
-        if self.is_greedy.any():
-            tokens[self.is_greedy] = scaled[self.is_greedy].argmax(-1)
+        if is_greedy.any():
+            tokens[is_greedy] = scaled[is_greedy].argmax(-1)
         return tokens
 
-    def _nucleus(self, probs: Tensor) -> Tensor:
+    def _nucleus(self, probs: Tensor, top_p: Tensor) -> Tensor:
         """Keep the likeliest tokens that together reach top_p, the one that crosses it included."""
         ranked, order = probs.sort(-1, descending=True)
-        keep = ranked.cumsum(-1) - ranked < self.top_p
+        keep = ranked.cumsum(-1) - ranked < top_p
         kept = torch.zeros_like(probs).scatter_(1, order, ranked * keep)
-        return torch.where(self.top_p < 1, kept, probs)
+        return torch.where(top_p < 1, kept, probs)
 
 
 def _inverse_transform(probs: Tensor, uniform: Tensor, block: int = 256) -> Tensor:

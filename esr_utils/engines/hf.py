@@ -7,14 +7,15 @@ padding; edits are rebuilt from the rows themselves whenever the batch changes, 
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from esr_utils.engines import masks
+from esr_utils.engines.attention import stepping
 from esr_utils.engines.base import (
     Capabilities,
     InFlight,
@@ -26,10 +27,12 @@ from esr_utils.engines.base import (
     in_flight,
     make_response,
 )
+from esr_utils.engines.plan import Plan
 from esr_utils.engines.slots import KEY_BLOCK, MIN_BATCH, Slots
 from esr_utils.models import Pair
-from esr_utils.steering import Interventions, Row
+from esr_utils.steering import Row
 
+READ_BLOCK = 8  # rows are padded to a multiple of this for reading
 PREFILL_TOKENS = 4096  # most prompt tokens read in one forward pass
 SCORED_TOKENS = 512  # positions whose full-vocabulary logits are held at once
 
@@ -110,7 +113,7 @@ class HFEngine:
 
         With ``slots`` the keys and values go there, to the group's own slots, which are the last ones.
         """
-        longest = -(-max(row.n_read for row in group) // KEY_BLOCK) * KEY_BLOCK
+        longest = max(map(_read_length, group))
         ids = torch.zeros(len(group), longest, dtype=torch.long)
         is_response = torch.zeros(len(group), longest, dtype=torch.bool)
         stretch = torch.zeros(len(group), longest, dtype=torch.long)
@@ -123,18 +126,16 @@ class HFEngine:
         if slots:
             first = len(slots.rows) - len(group)
             slots.cache.write_at(torch.arange(first, len(slots.rows)), positions, n_keys=0)
-        with _Plan(group, self.pair).hooks(is_response.to(self.device)):
+        with Plan(group, self.pair).hooks(is_response.to(self.device)):
             return self._forward(ids, positions, masks.windowed(stretch), positions, slots and slots.cache)
 
     def _forward(self, ids: Tensor, positions: Tensor, visible: Tensor, key_positions: Tensor, cache: object) -> Tensor:
         """Hidden states before the head. ``visible`` [batch query key]: which keys each query attends to."""
-        mask = masks.additive(visible, positions, key_positions, self.pair.text_config, self.pair.model.dtype)
+        ids, positions, visible, keys = (x.to(self.device) for x in (ids, positions, visible, key_positions))
         output = self.pair.base_model()(
-            input_ids=ids.to(self.device),
-            attention_mask={kind: part.to(self.device) for kind, part in mask.items()}
-            if isinstance(mask, dict)
-            else mask.to(self.device),
-            position_ids=positions.to(self.device),
+            input_ids=ids,
+            attention_mask=masks.additive(visible, positions, keys, self.pair.text_config, self.pair.model.dtype),
+            position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
         )
@@ -142,64 +143,6 @@ class HFEngine:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.pair.soft_capped(self.pair.model.lm_head(hidden))
-
-
-class _Plan:
-    """What is done to and kept of one batch: built from its rows, and built again when they change."""
-
-    def __init__(self, group: Sequence[InFlight], pair: Pair, *, n_ghosts: int = 0):
-        self.group, self.pair = list(group), pair
-        padded = [*group, *[group[0]] * n_ghosts]
-        self.edits = Interventions([row.row for row in padded], pair, [row.delta for row in padded])
-        wanted = sorted({latent for row in group for latent in row.row.record})
-        column = {latent: j for j, latent in enumerate(wanted)}
-        self.columns = [[column[latent] for latent in row.row.record] for row in group]
-        self.read = pair.sae.reader(torch.tensor(wanted, device=pair.sae.W_enc.device)) if wanted else None
-
-        self.resid_layers = {layer for row in group for layer in row.row.record_resid}
-
-    @contextmanager
-    def hooks(self, is_response: Bool[Tensor, "batch pos"]) -> Iterator[None]:
-        """Edit and record during one forward pass; raise if a hook that was asked for never fired."""
-        in_scope = self.edits.in_scope(is_response)
-        layers = set(self.edits.edits) | self.resid_layers | ({self.pair.reading_layer} if self.read else set())
-        fired: set[int] = set()
-
-        def hook_for(layer: int):
-            def hook(module: torch.nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
-                resid = output[0] if isinstance(output, tuple) else output
-                if layer in self.edits.edits:
-                    resid = self.edits.edits[layer].apply(resid, in_scope)
-                if self.read and layer == self.pair.reading_layer:
-                    self._keep(resid, is_response)
-                if layer in self.resid_layers:
-                    self._keep_resid(layer, resid, is_response)
-                fired.add(layer)
-                return (resid, *output[1:]) if isinstance(output, tuple) else resid
-
-            return hook
-
-        blocks = self.pair.blocks()
-        handles = [blocks[layer].register_forward_hook(hook_for(layer)) for layer in sorted(layers)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-        if fired != layers:
-            raise RuntimeError(f"no token passed the hook at layer {sorted(layers - fired)} of {self.pair.name}")
-
-    def _keep(self, resid: Tensor, is_response: Tensor) -> None:
-        """Each row keeps its own latents at its own response tokens."""
-        acts, kept = self.read(resid).float().cpu().numpy(), is_response.cpu().numpy()
-        for i, row in enumerate(self.group):
-            if self.columns[i]:
-                row.recorded.extend(acts[i][kept[i]][:, self.columns[i]])
-
-    def _keep_resid(self, layer: int, resid: Tensor, is_response: Tensor) -> None:
-        for i, row in enumerate(self.group):
-            if layer in row.row.record_resid:
-                row.resid.setdefault(layer, []).append(resid[i, is_response[i]].cpu())
 
 
 class _Run:
@@ -218,7 +161,7 @@ class _Run:
         longest = max((row.n_read + row.row.sampling.max_new_tokens for row in waiting), default=1)
         n_slots = min(engine.batch_size, len(waiting))
         self.slots = Slots(engine.pair.n_layers, n_slots, longest + KEY_BLOCK, engine.device)
-        self.plan: _Plan | None = None  # of the rows in flight
+        self.plan: Plan | None = None  # of the rows in flight
 
     def admit(self) -> None:
         """Let waiting rows in once an eighth of the slots is free: one reading pass serves several."""
@@ -226,15 +169,16 @@ class _Run:
             return
         while self.waiting and self.slots.n_free:
             n = min(self.slots.n_free, len(self.waiting))
-            group = next(_groups([self.waiting[i] for i in range(n)]))
-            for _ in group:
-                self.waiting.popleft()
-            self.slots.join(group)
-            self.plan = None
-            hidden = self.engine._read(group, slots=self.slots)
-            last = torch.tensor([row.n_read - 1 for row in group], device=self.engine.device)
-            first = len(self.slots.rows) - len(group)
-            self._draw(hidden[torch.arange(len(group)), last], first)
+            for group in _groups([self.waiting.popleft() for _ in range(n)]):
+                self._join(group)
+
+    def _join(self, group: list[InFlight]) -> None:
+        self.slots.join(group)
+        self.plan = None
+        hidden = self.engine._read(group, slots=self.slots)
+        last = torch.tensor([row.n_read - 1 for row in group], device=self.engine.device)
+        first = len(self.slots.rows) - len(group)
+        self._draw(hidden[torch.arange(len(group)), last], first)
 
     def step(self) -> None:
         """One token for every row in flight."""
@@ -243,13 +187,13 @@ class _Run:
             return
         n_ghosts = MIN_BATCH - min(len(rows), MIN_BATCH)
         if self.plan is None:
-            self.plan = _Plan(rows, self.engine.pair, n_ghosts=n_ghosts)
+            self.plan = Plan(rows, self.engine.pair, n_ghosts=n_ghosts)
         n = len(rows) + n_ghosts
         last = self.slots.lengths().expand(n) - 1
         n_keys = self.slots.n_keys()
         slots = torch.arange(n)
         self.slots.cache.write_at(slots, last[:, None], n_keys)
-        with self.plan.hooks(torch.ones(n, 1, dtype=torch.bool, device=self.engine.device)):
+        with stepping(self.engine.pair), self.plan.hooks(torch.ones(n, 1, dtype=torch.bool, device=self.engine.device)):
             ids = self.slots.buffer[slots.clamp(max=len(rows) - 1), last][:, None]
             keys = torch.arange(n_keys)[None]
             visible = masks.causal(last[:, None], n_keys)
@@ -298,17 +242,15 @@ class _Run:
 
 
 def _groups(rows: list[InFlight]) -> Iterator[list[InFlight]]:
-    """Consecutive rows whose padded prompts fit one reading pass."""
-    group: list[InFlight] = []
-    longest = 0
-    for row in rows:
-        longest = max(longest, row.n_read)
-        if group and longest * (len(group) + 1) > PREFILL_TOKENS:
-            yield group
-            group, longest = [], row.n_read
-        group.append(row)
-    if group:
-        yield group
+    """Rows that are read together: of one padded length, which is their own, and no more than fit one pass."""
+    for length, same in groupby(sorted(rows, key=_read_length), key=_read_length):
+        alike, n = list(same), max(1, PREFILL_TOKENS // length)
+        yield from (alike[i : i + n] for i in range(0, len(alike), n))
+
+
+def _read_length(row: InFlight) -> int:
+    """Length to which a row is padded for reading: its own, whatever is read with it."""
+    return -(-row.n_read // READ_BLOCK) * READ_BLOCK
 
 
 def _stretches(row: InFlight, n_tokens: int | None) -> list[int]:

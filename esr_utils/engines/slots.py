@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esr_utils.engines.base import InFlight
 
-KEY_BLOCK, MIN_KEYS = 32, 128  # attention over such spans is the same to the bit whatever the neighbours' lengths are
+KEY_BLOCK, MIN_KEYS = 32, 64  # attention over such spans is the same to the bit whatever the neighbours' lengths are
 MIN_BATCH = 2  # a product with a single row rounds differently, so a lone row runs beside a ghost of itself
 
 
@@ -34,16 +34,24 @@ class SlotCache:
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Store one layer's new keys and values [batch head pos d_head]; return those to attend to."""
-        if self.keys[layer_idx] is None:
-            shape = (self.n_slots, keys.shape[1], self.n_tokens, keys.shape[3])
-            self.keys[layer_idx] = torch.zeros(shape, dtype=keys.dtype, device=keys.device)
-            self.values[layer_idx] = torch.zeros(shape, dtype=values.dtype, device=values.device)
+        n_tokens = max(self.n_keys, -(-keys.shape[2] // KEY_BLOCK) * KEY_BLOCK)
+        self.keys[layer_idx] = self._grown(self.keys[layer_idx], n_tokens, like=keys)
+        self.values[layer_idx] = self._grown(self.values[layer_idx], n_tokens, like=values)
         self.keys[layer_idx][self.slots, :, self.positions] = keys.transpose(1, 2)
         self.values[layer_idx][self.slots, :, self.positions] = values.transpose(1, 2)
         if not self.n_keys:
             return keys, values
         window = (slice(0, len(keys)), slice(None), slice(0, self.n_keys))
         return self.keys[layer_idx][window], self.values[layer_idx][window]
+
+    def _grown(self, stored: Tensor | None, n_tokens: int, *, like: Tensor) -> Tensor:
+        """``stored``, with room for ``n_tokens``: it grows block by block, so that a step reads one piece of memory."""
+        if stored is not None and stored.shape[2] >= n_tokens:
+            return stored
+        grown = like.new_zeros(self.n_slots, like.shape[1], n_tokens, like.shape[3])
+        if stored is not None:
+            grown[:, :, : stored.shape[2]] = stored
+        return grown
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions and masks are always given

@@ -26,7 +26,7 @@ def edits_in_scheduler_order(patch: Patch) -> None:
     """Edit i goes to slot i in order of arrival, while the slots fill their holes from the end (method.md b.6)."""
     arrived: dict[int, int] = {}
 
-    class SchedulerOrder(hf._Plan):
+    class SchedulerOrder(hf.Plan):
         def __init__(self, group: list[InFlight], pair: Pair, *, n_ghosts: int = 0):
             super().__init__(group, pair, n_ghosts=n_ghosts)
             for row in group:
@@ -34,7 +34,7 @@ def edits_in_scheduler_order(patch: Patch) -> None:
             rows = [*sorted(group, key=lambda row: arrived[id(row)]), *[group[0]] * n_ghosts]
             self.edits = Interventions([row.row for row in rows], pair, [row.delta for row in rows])
 
-    patch.setattr(hf, "_Plan", SchedulerOrder)
+    patch.setattr(hf, "Plan", SchedulerOrder)
 
 
 def a_neighbours_delta(patch: Patch) -> None:
