@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,9 @@ class Recipe:
     architecture: str = "batchtopk"
     d_sae: int = 4096
     k: int = 48
-    n_samples: int = 250_000
-    batch: int = 2048
-    lr: float = 6e-4
+    n_samples: int = 200_000
+    batch: int = 1024
+    lr: float = 1e-3
 
 
 COMPARED = (
@@ -295,6 +295,11 @@ def build(recipe: Recipe) -> dict:
     return quality
 
 
+# Chosen from the comparison: block 18 of 30 lies at 60% of the depth, where the paper steers, and no layer was clearly
+# better. 2048 latents lose a point of explained variance to 4096 and leave a third as many dead. BatchTopK is saved as
+# JumpReLU, so an ablation reads only the columns it needs, which a TopK SAE cannot.
+SHIPPED = Recipe(layer=18, d_sae=2048, k=58, n_samples=6_000_000)
+
 if __name__ == "__main__":
     from esr_utils import embedded
 
@@ -302,4 +307,4 @@ if __name__ == "__main__":
     work.mkdir(parents=True, exist_ok=True)
     if not (FOLDER / "comparison.csv").exists():
         compare(work).to_csv(FOLDER / "comparison.csv", index=False)
-    build(replace(COMPARED[1], n_samples=4_000_000, batch=4096))
+    build(SHIPPED)

@@ -38,8 +38,8 @@ CATALOGUE = {
         PairEntry(
             name="smollm2-135m",
             sae_folder=DATA / "embedded" / "sae",
-            steering_layer=17,
-            reading_layer=17,
+            steering_layer=18,
+            reading_layer=18,
             dtype="bfloat16",
             memory_gib=2.0,
         ),

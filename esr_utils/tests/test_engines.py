@@ -168,13 +168,13 @@ def test_rows_in_bfloat16_are_the_same_alone_and_in_a_churning_batch(embedded_pa
             steer=(Steer(latent=100 + i, strength=30.0),) * (i % 4 > 0),
             ablate=(Ablate(latents=(7, 300 + i)),) * (i % 3 > 0),
             seed=i,
-            sampling=Sampling(max_new_tokens=6 + 5 * (i % 4), temperature=0.7 * (i % 2)),
+            sampling=Sampling(max_new_tokens=4 + 3 * (i % 4), temperature=0.7 * (i % 2)),
             record=(100 + i, 7),
         )
-        for i in range(12)
+        for i in range(8)
     ]
-    together = HFEngine(embedded_pair, batch_size=5).generate(rows)
-    for i in (0, 3, 6, 11):
+    together = HFEngine(embedded_pair, batch_size=3).generate(rows)
+    for i in (0, 3, 5, 7):
         assert_same(together[i], HFEngine(embedded_pair).generate([rows[i]])[0], tolerance=0.0)
 
 
