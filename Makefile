@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 unexport PYTHONHOME
 unexport PYTHONPATH
 .DEFAULT_GOAL := help
-.PHONY: help run test figures explore bench clean
+.PHONY: help run test figures explore bench notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,12 @@ explore: $(STAMP) ## open JupyterLab on the first notebook
 
 bench: $(STAMP) ## measure the speed of the engines on this machine
 	@$(VENV_PYTHON) -m esr_utils.bench
+
+notebooks: $(STAMP) ## write the published notebooks again, from their scripts and the committed results
+	@cd notebooks && for script in [0-9]*.py; do \
+		../$(VENV_PYTHON) -m jupytext --quiet --update --to ipynb "$$script" && \
+		JUPYTER_PLATFORM_DIRS=1 HF_HUB_OFFLINE=1 ../$(VENV_PYTHON) -m nbconvert --log-level WARN \
+			--to notebook --execute --inplace "$${script%.py}.ipynb" || exit 1; done
 
 clean: ## remove .venv, runs/, figures/quick/ and caches in this folder; the model's cache stays
 	@rm -rf .venv runs figures/quick build *.egg-info .pytest_cache .ruff_cache

@@ -104,6 +104,9 @@ def _convert(gguf: Path, target: Path) -> Path:
         gguf.parent, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **options
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
+    # the model now and then closes its turn with the end-of-text token that separates documents; what follows is noise
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+    model.generation_config.eos_token_id = ends
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     weights = target / "model.safetensors"

@@ -24,6 +24,8 @@ from esr_utils.sae import SAE, load_sae
 FOLDER = DATA / "embedded"
 N_READ = 30  # strongest responses a label is made from
 N_SHOWN = 10  # of which the contexts file keeps so many
+LAST_SPECIAL = 16  # tokens 0 to 16 are control tokens: outliers on which many latents peak, and no text
+TOPICAL = 12.0  # concreteness from which a label names topics
 WINDOW = 10  # tokens on either side of the peak
 WORD = re.compile(r"[^\W\d_][\w'’-]*")
 FUNCTION_WORDS = frozenset(
@@ -59,6 +61,7 @@ def take_census(sae: SAE) -> Census:
         shard = load_shard(path, sae.layer)
         for row, first, end in row_spans(shard):
             acts = sae.encode(shard.resid[first:end])
+            acts[shard.tokens[first:end] <= LAST_SPECIAL] = 0.0
             values, where = acts.max(dim=0)
             peak[row], position[row] = values, where.to(torch.int16)
             topic = of_prompt[int(shard.prompt[first])]
@@ -114,15 +117,29 @@ def read_contexts(sae: SAE, census: Census, rows: list[list[int]], pieces: Seque
 
 def peak_word(context: dict) -> str:
     """The whole word, or the punctuation, in which the peak lies."""
+    return _around_peak(context)[1]
+
+
+def word_before(context: dict) -> str:
+    """The word or punctuation before the one at the peak; empty at the start of a response."""
+    return _around_peak(context)[0]
+
+
+def _around_peak(context: dict) -> tuple[str, str]:
     tokens, at = context["tokens"], context["peak"]
     before, here, after = "".join(tokens[:at]), tokens[at], "".join(tokens[at + 1 :])
-    if not here.strip():
-        return "line break" if "\n" in here else "space"
     if not re.search(r"\w", here):
-        return here.strip()
-    head = "" if here[0].isspace() else re.search(r"[\w'’-]*$", before).group()
+        return _last_word(before), here.strip() or ("line break" if "\n" in here else "space")
+    head = "" if here[0].isspace() else re.search(r"[\w'’-]*\Z", before).group()
     tail = re.match(r"[\w'’-]*", after).group()
-    return (head + here.strip() + tail).strip().lower()
+    return _last_word(before[: len(before) - len(head)]), (head + here.strip() + tail).strip().lower()
+
+
+def _last_word(text: str) -> str:
+    if text.rstrip(" ").endswith("\n"):
+        return "line break"
+    found = re.search(r"([\w'’-]+|[^\w\s])\s*\Z", text)
+    return found.group(1).lower() if found else ""
 
 
 def near_words(contexts: list[dict], background: Counter) -> list[str]:
@@ -133,7 +150,7 @@ def near_words(contexts: list[dict], background: Counter) -> list[str]:
     score = {
         word: n * np.log(n / (n_words * background[word] / total + 0.5))
         for word, n in near.items()
-        if n >= 2 and word not in FUNCTION_WORDS
+        if n >= max(2, 0.2 * len(contexts)) and word not in FUNCTION_WORDS
     }
     return sorted(score, key=lambda word: -score[word])
 
@@ -143,35 +160,44 @@ def _words(text: str) -> list[str]:
 
 
 def make_label(contexts: list[dict], topics: list[str], is_topical: bool, background: Counter) -> str:
-    """A short description: the words at the peaks if they repeat, what stands near them, the topic if there is one."""
-    peaks = Counter(peak_word(c) for c in contexts).most_common(3)
+    """A short description: the words at the peaks, the word before them and the words near them if they repeat, and
+    the topics if the latent keeps to a few."""
     n = len(contexts)
-    words = [word for word, count in peaks if count >= max(2, 0.15 * n)]
-    covered = sum(count for word, count in peaks if word in words) / n
-    near = [word for word in near_words(contexts, background) if word not in words][:3]
-    parts = []
-    if covered >= 0.35:
-        parts.append(", ".join(f"“{word}”" for word in words))
-    if near and (covered < 0.8 or not is_topical):
-        parts.append(("near " if parts else "text with ") + ", ".join(near))
+    peaks = Counter(peak_word(c) for c in contexts)
+    words = [word for word, count in peaks.most_common(3) if count >= max(2, 0.15 * n)]
+    if sum(peaks[word] for word in words) < 0.35 * n:
+        words = list(dict.fromkeys(peak_word(c) for c in contexts))[:4]
+    parts = [", ".join(f"“{word}”" for word in words)]
+    before, count = Counter(word_before(c) for c in contexts).most_common(1)[0]
+    if before and count >= 0.4 * n:
+        parts[0] += f" after “{before}”"
+    near = [word for word in near_words(contexts, background) if word not in {*words, before}][:3]
+    if near:
+        parts.append("near " + ", ".join(near))
     if is_topical:
         parts.append("about " + ", ".join(topics[:2]))
-    return "; ".join(parts) or "no clear pattern"
+    return "; ".join(parts)
 
 
-def topic_table(census: Census) -> tuple[list[list[str]], Float[np.ndarray, " latent"], Float[np.ndarray, " latent"]]:
-    """Per latent: its topics by mean activation, the share of the top two, and its concreteness (0 to 100).
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Topics:
+    """Per latent: its topics by mean activation, strongest first, and its concreteness (0 to 100)."""
 
-    Concreteness is 100 for a latent that fires on one topic and 0 for one that fires on all alike: one minus the
-    entropy of its mean activation over topics, as a share of the largest possible.
+    names: list[list[str]]
+    concreteness: Float[np.ndarray, " latent"]
+
+
+def topics_of(census: Census) -> Topics:
+    """Concreteness is 0 for a latent that fires on all topics alike and 100 for one that keeps to a single one: one
+    minus the entropy of its mean activation over topics, as a share of the largest possible. It is shrunk for latents
+    seen in few responses, where a narrow choice of topics may be chance.
     """
-    names = sorted({prompt.topic for prompt in corpus_prompts()})
+    names = np.array(sorted({prompt.topic for prompt in corpus_prompts()}))
     share = (census.topic_mean / census.topic_mean.sum(dim=0).clamp(min=1e-9)).numpy()
     entropy = -(share * np.log(np.clip(share, 1e-12, None))).sum(axis=0)
-    order = np.argsort(-share, axis=0)[:3]
-    top = [[names[i] for i in order[:, latent]] for latent in range(share.shape[1])]
-    top_share = np.take_along_axis(share, order[:2], axis=0).sum(axis=0)
-    return top, top_share, 100 * (1 - entropy / np.log(len(names)))
+    n_responses = (census.peak > 0).sum(dim=0).numpy()
+    concreteness = 100 * (1 - entropy / np.log(len(names))) * n_responses / (n_responses + N_READ)
+    return Topics(names=names[np.argsort(-share, axis=0)[:3].T].tolist(), concreteness=concreteness)
 
 
 def background_counts(pieces: Sequence[str]) -> Counter:
@@ -190,16 +216,16 @@ def build() -> pd.DataFrame:
     census = take_census(sae)
     contexts = read_contexts(sae, census, strongest_rows(census), pieces)
     background = background_counts(pieces)
-    topics, top_share, concreteness = topic_table(census)
+    topics = topics_of(census)
+    is_topical = topics.concreteness >= TOPICAL
     rows = [
         {
             "latent": latent,
-            "label": make_label(found, topics[latent], bool(top_share[latent] >= 0.25), background),
+            "label": make_label(found, topics.names[latent], bool(is_topical[latent]), background),
             "density": float(census.density[latent]),
             "max_activation": float(census.peak[:, latent].max()),
-            "concreteness": round(float(concreteness[latent]), 1),
-            "topics": "; ".join(topics[latent]),
-            "top_two_topics_share": round(float(top_share[latent]), 3),
+            "concreteness": round(float(topics.concreteness[latent]), 1),
+            "topics": "; ".join(topics.names[latent]),
         }
         for latent, found in enumerate(contexts)
         if found

@@ -2,7 +2,7 @@
 
 from esr_utils.config import DATA
 
-SPLITS = ("calibration", "evaluation")
+SPLITS = ("calibration", "evaluation", "discovery", "fine_tuning", "held_out")
 
 
 def load_prompts(split: str) -> list[str]:

@@ -1,12 +1,13 @@
 """The build of the embedded SAE on made-up data, and the promises of the shipped one."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 
 from esr_utils.corpus import corpus_prompts, corpus_rows
-from esr_utils.embedded_labels import make_label, near_words, peak_word
+from esr_utils.embedded_labels import make_label, near_words, peak_word, word_before
 from esr_utils.embedded_sae import FOLDER, HELD_OUT_EVERY, Activations, Recipe, reconstruction, train
 from esr_utils.sae import load_sae
 
@@ -87,6 +88,7 @@ def context(text: list[str], peak: int) -> dict:
         ([" the", " sour", "dough", " bread"], 2, "sourdough"),
         ([" end", ".", " Then"], 1, "."),
         ([" end", "\n\n", "Then"], 1, "line break"),
+        (["13. Collection", "\n", "14", "."], 2, "14"),
         ([" don", "'t", " go"], 0, "don't"),
     ],
 )
@@ -94,9 +96,13 @@ def test_the_peak_word_is_whole(tokens, peak, word):
     assert peak_word(context(tokens, peak)) == word
 
 
-def test_near_words_are_those_the_corpus_would_not_give_by_chance():
-    from collections import Counter
+def test_the_word_before_the_peak_is_found_across_tokens():
+    assert word_before(context([" such", " as", " bas", "il"], 3)) == "as"
+    assert word_before(context(["the", " end", ".", "\n", "Then"], 4)) == "line break"
+    assert word_before(context(["Then"], 0)) == ""
 
+
+def test_near_words_are_those_the_corpus_would_not_give_by_chance():
     contexts = [context([" the", " yeast", " rises", " slowly"], 1)] * 6 + [context([" the", " cat"], 1)]
     background = Counter({"the": 900, "slowly": 80, "yeast": 1, "rises": 2, "cat": 30})
     assert near_words(contexts, background)[:2] == ["yeast", "rises"]
@@ -104,8 +110,6 @@ def test_near_words_are_those_the_corpus_would_not_give_by_chance():
 
 
 def test_a_label_names_the_word_and_the_topic():
-    from collections import Counter
-
     contexts = [context([" the", " yeast", " rises"], 1)] * 8
     label = make_label(contexts, ["baking bread", "tides"], True, Counter({"yeast": 1, "rises": 1, "the": 98}))
     assert label.startswith("“yeast”")

@@ -378,7 +378,7 @@ def test_stopped_before_it_began_nothing_is_drawn(tiny_llama):
 
 @pytest.mark.parametrize("where", ["on_token", "on_response", "within a forward pass"])
 def test_an_interrupt_leaves_no_hooks_and_loses_no_finished_row(tiny, alone, monkeypatch, where):
-    delivered = {}
+    delivered, attention = {}, tiny.text_config._attn_implementation
 
     def interrupt(*args) -> None:
         if len(delivered) >= 3:
@@ -397,6 +397,7 @@ def test_an_interrupt_leaves_no_hooks_and_loses_no_finished_row(tiny, alone, mon
         with pytest.raises(KeyboardInterrupt):
             engine.generate(STREAMED, on_token=interrupt if where == "on_token" else None, on_response=on_response)
     assert not has_hooks(tiny)
+    assert tiny.text_config._attn_implementation == attention
     assert 3 <= len(delivered) < N_STREAMED - 3
     for i, response in delivered.items():
         assert_same(response, alone[i])

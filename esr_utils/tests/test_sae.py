@@ -85,6 +85,14 @@ def test_chosen_latents_are_the_columns_of_the_full_encode(kind, apply_b_dec_to_
         torch.testing.assert_close(chosen.float(), full)
 
 
+@pytest.mark.parametrize("kind", ["standard", "jumprelu"])
+def test_what_a_hook_reads_does_not_depend_on_the_width_of_the_batch(kind):
+    read = tiny_sae(kind).reader(torch.arange(0, 64, 3))
+    resid = RESID.reshape(-1, 32)
+    one_by_one = torch.stack([read(row) for row in resid])
+    assert torch.equal(read(resid).float(), one_by_one.float())
+
+
 def test_topk_keeps_the_k_largest_of_all_latents_whichever_are_asked_for():
     sae = tiny_sae("topk")
     dense = replace(sae, architecture="standard", k=None).encode(RESID)
