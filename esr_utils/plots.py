@@ -91,11 +91,12 @@ def topicality_over_tokens(curves: pd.DataFrame, *, window: int = 12) -> Figure:
 
 
 def latent_grid(grid: pd.DataFrame) -> Figure:
-    """Mean topicality of several latents at several strengths. Columns: label, strength, topicality, n."""
+    """Mean topicality of several latents at several strengths; one line a response."""
+    n = grid.groupby(["label", "strength"]).size().min()
     table = grid.pivot_table(index="label", columns="strength", values="topicality", sort=False)
     figure, axes = plt.subplots(figsize=(2 * COLUMN_INCHES, 0.6 + 0.26 * len(table)))
     sns.heatmap(table, vmin=0, vmax=100, cmap="viridis", annot=True, fmt=".0f", ax=axes, annot_kws={"size": 7})
-    axes.set(xlabel=f"strength (raw); n = {grid['n'].min()} responses a cell", ylabel="")
+    axes.set(xlabel=f"strength (raw); n = {n} responses a cell", ylabel="")
     axes.collections[0].colorbar.set_label("topicality")
     return figure
 

@@ -20,32 +20,23 @@ N_DISTRACTORS = 4
 STRETCH_TOKENS = 32  # read without the text before it, given which any continuation is likely under any question
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Nats a token that responses score on average with another question, and with their own."""
-
-    unrelated: float
-    on_topic: float
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Topicality:
     """Scores responses by likelihood under ``engine``'s unsteered model.
 
     Args:
         distractors: questions that compete with the true one; the true one itself is passed over.
-        scale: what 0 and 100 mean; ``fit_scale`` measures it.
+        on_topic: information, in nats a token, that scores 100; ``on_topic_information`` measures it.
     """
 
     engine: HFEngine
     distractors: Sequence[str]
-    scale: Scale = Scale(unrelated=0.0, on_topic=1.0)
+    on_topic: float = 1.0
 
     def __call__(self, questions: Sequence[str], responses: Sequence[str]) -> Float[np.ndarray, " response"]:
-        """One score a response: 0 as if it answered something else (or nothing at all), 100 as an unsteered answer."""
-        information = np.array([curve.mean() if len(curve) else -np.inf for curve in self.curves(questions, responses)])
-        share = (information - self.scale.unrelated) / (self.scale.on_topic - self.scale.unrelated)
-        return 100 * np.clip(share, 0.0, 1.0)
+        """One score a response: 0 if it says no more of its question than of others, 100 as an unsteered answer."""
+        information = np.array([curve.mean() if len(curve) else 0.0 for curve in self.curves(questions, responses)])
+        return 100 * np.clip(information / self.on_topic, 0.0, 1.0)
 
     def curves(self, questions: Sequence[str], responses: Sequence[str]) -> list[Float[np.ndarray, " pos"]]:
         """Information about the question in each response token, in nats: log p(token | question) less the log of
@@ -72,22 +63,18 @@ def _information(log_likelihoods: list[Float[np.ndarray, " pos"]]) -> Float[np.n
     return true - (np.logaddexp.reduce(others, axis=0) - np.log(len(others)))
 
 
-def fit_scale(topicality: Topicality, questions: Sequence[str], sampling: Sampling) -> Scale:
-    """What 0 and 100 mean for this model: unsteered answers under another question, and under their own.
-
-    Args:
-        questions: none of them a distractor.
+def on_topic_information(topicality: Topicality, questions: Sequence[str], sampling: Sampling) -> float:
+    """Mean information, in nats a token, of unsteered answers about their own questions: what scores 100.
 
     Raises:
-        ValueError: the answers are no likelier given their own questions.
+        ValueError: the answers are no likelier given their own questions than given the distractors.
     """
     rows = [Row(messages=question, seed=i, sampling=sampling) for i, question in enumerate(questions)]
     responses = [response.text for response in topicality.engine.generate(rows)]
-    shifted = [*questions[1:], questions[0]]
-    own, other = (float(np.concatenate(topicality.curves(asked, responses)).mean()) for asked in (questions, shifted))
-    if own <= other:
+    mean = float(np.concatenate(topicality.curves(questions, responses)).mean())
+    if mean <= 0:
         raise ValueError(
-            f"responses are no likelier given their own question ({own:.2f} nats a token) than given another "
-            f"({other:.2f}); the scale needs a model that answers its questions"
+            f"unsteered answers are no likelier given their own questions than given others ({mean:.2f} nats a token); "
+            "topicality needs a model that answers its questions"
         )
-    return Scale(unrelated=other, on_topic=own)
+    return mean

@@ -46,7 +46,7 @@ from esr_utils.prompts import load_prompts
 from esr_utils.published import cite
 from esr_utils.records import open_run
 from esr_utils.steering import Sampling
-from esr_utils.topicality import Scale, Topicality, fit_scale
+from esr_utils.topicality import Topicality, on_topic_information
 from esr_utils.widgets import SteeringPanel
 
 plots.use_style()
@@ -116,13 +116,13 @@ pd.DataFrame(
 # Labels come from the text on which a latent fires hardest. Search them by word.
 
 # %%
-latents.search_labels(labels, "music").head(8)[["label", "density", "concreteness"]]
+latents.search_labels(labels, "jazz").head(8)[["label", "density", "concreteness"]]
 
 # %% [markdown]
 # Read one in its contexts before trusting its label: the token at the peak is in brackets.
 
 # %%
-LATENT = int(latents.search_labels(labels, "music").index[0])
+LATENT = int(latents.search_labels(labels, "jazz").index[0])
 TOPIC = labels.loc[LATENT, "topics"].split("; ")[0]
 NAME = f"latent {LATENT} ({TOPIC})"
 for context in latents.load_contexts(PAIR, LATENT)[:5]:
@@ -132,13 +132,13 @@ for context in latents.load_contexts(PAIR, LATENT)[:5]:
 # %% [markdown]
 # ## One latent at rising strength
 # The same questions and seeds at every strength. *Topicality* is how much likelier the answer is given its question
-# than given other questions: 100 as an unsteered answer, 0 as an answer to something else.
+# than given others: 100 for what unsteered answers reach on average, 0 if it says nothing of its question.
 
 # %%
 questions = load_prompts("evaluation")[: settings.n_questions]
 scorer = Topicality(engine=engine, distractors=calibration_questions)
-scale = run.frame("topicality_scale", lambda: pd.DataFrame([vars(fit_scale(scorer, questions, sampling))]))
-scorer = replace(scorer, scale=Scale(**scale.iloc[0]))
+measure = lambda: pd.DataFrame({"on_topic": [on_topic_information(scorer, questions, sampling)]})  # noqa: E731
+scorer = replace(scorer, on_topic=float(run.frame("topicality_scale", measure)["on_topic"].iloc[0]))
 common = {"strengths": settings.strengths, "questions": questions, "sampling": sampling}
 one = run.frame("sweep", lambda: sweep.strength_sweep(engine, scorer, latents=[LATENT], **common).assign(label=NAME))
 print(questions[0])
@@ -200,9 +200,9 @@ display(Image(plots.draw_result("latent_grid", run.folder, scale=SCALE), width=7
 
 # %%
 search = calibration.CalibrationSettings(
-    upper=150.0,
-    prior_mean=50.0,
-    prior_sd=25.0,
+    upper=300.0,
+    prior_mean=100.0,
+    prior_sd=50.0,
     n_steps=settings.n_steps,
     n_samples=settings.n_samples,
     n_verify=settings.n_verify,
@@ -230,7 +230,7 @@ table[
 # Search a latent, choose a strength and a question. The panel makes the same call as the sweep above.
 
 # %%
-SteeringPanel(engine, scorer, labels, max_strength=120.0).view
+SteeringPanel(engine, scorer, labels, max_strength=200.0).view
 
 # %% [markdown]
 # ## Paper and ours
