@@ -16,6 +16,7 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.models import find_entry
 from esr_utils.steering import Row, Sampling
 
+RULES = ("paper", "code")
 N_DROPPED_PER_QUESTION = 100  # paper, section 2.2
 CONCRETE_RATING = 65.0  # authors' code, on its scale of 0 to 100
 SILENT = 1e-6  # at or below this an activation counts as zero, whatever the dtype
@@ -114,7 +115,7 @@ def is_concrete(labels: pd.DataFrame, *, rule: str = "paper") -> pd.Series:
 
     Differs from the paper: the embedded labels carry concreteness measured on topics, not a language model's rating.
     """
-    if rule not in ("paper", "code"):
+    if rule not in RULES:
         raise ValueError(f"rule {rule!r} is neither 'paper' nor 'code'")
     threshold = labels["concreteness"].median() if rule == "paper" else CONCRETE_RATING
     return labels["concreteness"] >= threshold
@@ -133,11 +134,14 @@ def sample_latents(labels: pd.DataFrame, n: int, *, seed: int) -> list[int]:
 
 
 def filter_table(engine: HFEngine, labels: pd.DataFrame, questions: Sequence[str], sampling: Sampling) -> pd.DataFrame:
-    """One line a labelled latent, rule and filter (unrelated, concrete, both): whether it survives."""
-    lines = []
-    for rule in ("paper", "code"):
-        unrelated = is_unrelated(engine, questions, rule=rule, sampling=sampling)[labels.index]
-        concrete = is_concrete(labels, rule=rule).to_numpy()
-        for name, survives in (("unrelated", unrelated), ("concrete", concrete), ("both", unrelated & concrete)):
-            lines.append(pd.DataFrame({"rule": rule, "filter": name, "latent": labels.index, "survives": survives}))
-    return pd.concat(lines, ignore_index=True)
+    """One line a labelled latent: whether it passes each filter in each form (``unrelated_paper``, ...)."""
+    table = pd.DataFrame({"latent": labels.index})
+    for rule in RULES:
+        table[f"unrelated_{rule}"] = is_unrelated(engine, questions, rule=rule, sampling=sampling)[labels.index]
+        table[f"concrete_{rule}"] = is_concrete(labels, rule=rule).to_numpy()
+    return table
+
+
+def survivors(filters: pd.DataFrame, rule: str) -> list[int]:
+    """Latents that pass both filters in one form."""
+    return filters.loc[filters[f"unrelated_{rule}"] & filters[f"concrete_{rule}"], "latent"].tolist()

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy.stats import t
 
 from esr_utils.config import figures_dir, results_dir
 
@@ -114,9 +115,10 @@ def calibration_posteriors(table: pd.DataFrame, beliefs: pd.DataFrame) -> Figure
     right.axvspan(*table[["window_low", "window_high"]].iloc[0], color=GREY, alpha=0.15, lw=0)
     right.axvline(table["target"].iloc[0], color=GREY, ls="--", lw=1)
     n = table["n_verified"].iloc[0]
-    half = 1.96 * table["verified_sd"] / n**0.5
+    half = t.ppf(0.975, n - 1) * table["verified_sd"] / n**0.5
     right.errorbar(table["verified_score"], range(len(table)), xerr=half, fmt="o", color=BLUE)
-    right.set(xlabel=f"score of {n} fresh responses", title="verified", xlim=(0, 100), ylim=left.get_ylim(), yticks=[])
+    right.set(xlabel=f"mean of {n} fresh responses, 95%", title="verified")
+    right.set(xlim=(0, 100), ylim=left.get_ylim(), yticks=[])
     sns.despine(figure)
     figure.tight_layout()
     return figure

@@ -136,6 +136,13 @@ def from_sae_lens(sae: "sae_lens.SAE", *, name: str) -> SAE:
 def _build(cfg: dict, weights: dict[str, Tensor], name: str) -> SAE:
     if cfg.get("normalize_activations", "none") != "none":
         raise ValueError(f"{name} normalises its input ({cfg['normalize_activations']}); fold the scale in first")
+    if cfg.get("rescale_acts_by_decoder_norm"):
+        norm = weights["W_dec"].norm(dim=1)
+        weights = weights | {
+            "W_enc": weights["W_enc"] * norm,
+            "b_enc": weights["b_enc"] * norm,
+            "W_dec": weights["W_dec"] / norm[:, None],
+        }
     hook = str(cfg.get("metadata", {}).get("hook_name") or "")
     layer = [int(part) for part in hook.split(".") if part.isdigit()]
     return SAE(

@@ -127,6 +127,8 @@ class Row:
     def __post_init__(self) -> None:
         if (self.messages is None) == (self.token_ids is None):
             raise ValueError("a Row takes either messages or token_ids, and not both")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed} is negative; any whole number from 0 up will do")
         if self.scope not in ("all", "generated"):
             raise ValueError(f"scope {self.scope!r} is neither 'all' nor 'generated'")
 
@@ -163,6 +165,7 @@ class LayerEdit:
         self.delta = torch.stack([delta.get(layer, zero) for delta in deltas])
         ablations = [(i, a) for i, row in enumerate(rows) for a in row.ablate if _layer_of(a, pair) == layer]
         chosen = sorted({sae.check_latent(latent) for _, a in ablations for latent in a.latents})
+        _check_once(ablations, layer)
         column = {latent: j for j, latent in enumerate(chosen)}
         self.latents = torch.tensor(chosen, dtype=torch.long, device=zero.device)
         shares = {order: torch.zeros(len(rows), len(chosen)) for order in ("before_steering", "after_steering")}
@@ -194,6 +197,15 @@ class LayerEdit:
     def _contribution(self, resid: Tensor, share: Tensor) -> Tensor:
         """With the error term kept, ablating a latent takes away exactly its activation times its direction."""
         return (self.read(resid) * share[:, None, :]) @ self.directions
+
+
+def _check_once(ablations: list[tuple[int, Ablate]], layer: int) -> None:
+    seen: set[tuple[int, int]] = set()
+    for row, ablation in ablations:
+        for latent in ablation.latents:
+            if (row, latent) in seen:
+                raise ValueError(f"latent {latent} is ablated twice at layer {layer} of one row; give it one share")
+            seen.add((row, latent))
 
 
 def _layer_of(ablation: Ablate, pair: SteeredModel) -> int:

@@ -33,6 +33,7 @@ SCALE = "standard"  # "quick" runs live; "paper" uses the paper's numbers of pro
 
 # %%
 from dataclasses import replace
+from textwrap import shorten
 
 import pandas as pd
 from IPython.display import Image, display
@@ -137,8 +138,8 @@ for context in latents.load_contexts(PAIR, LATENT)[:5]:
 # %%
 questions = load_prompts("evaluation")[: settings.n_questions]
 scorer = Topicality(engine=engine, distractors=calibration_questions)
-measure = lambda: pd.DataFrame({"on_topic": [on_topic_information(scorer, questions, sampling)]})  # noqa: E731
-scorer = replace(scorer, on_topic=float(run.frame("topicality_scale", measure)["on_topic"].iloc[0]))
+on_topic = run.frame("on_topic", lambda: pd.DataFrame({"nats": [on_topic_information(scorer, questions, sampling)]}))
+scorer = replace(scorer, on_topic=float(on_topic["nats"].iloc[0]))
 common = {"strengths": settings.strengths, "questions": questions, "sampling": sampling}
 one = run.frame("sweep", lambda: sweep.strength_sweep(engine, scorer, latents=[LATENT], **common).assign(label=NAME))
 print(questions[0])
@@ -168,15 +169,18 @@ display(Image(plots.draw_result("topicality_over_tokens", run.folder, scale=SCAL
 # and the authors' code state different rules; both are here.
 
 # %%
-survivors = run.frame("filters", lambda: latents.filter_table(engine, labels, calibration_questions, sampling))
-survivors.groupby(["rule", "filter"], sort=False)["survives"].agg(["sum", "size"])
+filters = run.frame("filters", lambda: latents.filter_table(engine, labels, calibration_questions, sampling))
+counts = filters.drop(columns="latent").sum()
+for rule in latents.RULES:
+    counts[f"both_{rule}"] = len(latents.survivors(filters, rule))
+counts.to_frame(f"latents left of {len(filters)}")
 
 # %% [markdown]
 # The rest of this notebook takes latents that pass both filters of the paper's text.
 
 # %%
-kept = survivors[(survivors["rule"] == "paper") & (survivors["filter"] == "both") & survivors["survives"]]
-chosen = latents.sample_latents(labels.loc[kept["latent"]], settings.n_grid_latents, seed=1)
+fit = labels.loc[latents.survivors(filters, "paper")]
+chosen = latents.sample_latents(fit, settings.n_grid_latents, seed=1)
 labels.loc[chosen, ["label", "density", "concreteness"]]
 
 # %% [markdown]
@@ -184,7 +188,7 @@ labels.loc[chosen, ["label", "density", "concreteness"]]
 # One strength does not fit all: some latents derail an answer where others leave it untouched.
 
 # %%
-short = labels["label"].str.slice(0, 48)
+short = labels["label"].map(lambda label: shorten(label, 40, placeholder=" …"))
 run.frame(
     "grid",
     lambda: sweep.strength_sweep(engine, scorer, latents=chosen, **common).assign(
@@ -210,7 +214,7 @@ search = calibration.CalibrationSettings(
 )
 calibrated = [LATENT, *chosen][: settings.n_calibrated]
 probes = run.frame("probes", lambda: calibration.calibrate(engine, scorer, calibrated, calibration_questions, search))
-named = {latent: f"{latent}: {short[latent][:34]}" for latent in calibrated}
+named = {latent: f"{latent}: {short[latent]}" for latent in calibrated}
 with_label = {"label": lambda frame: frame["latent"].map(named)}
 table = run.frame("calibration", lambda: calibration.calibration_table(probes, search).assign(**with_label))
 run.frame("beliefs", lambda: calibration.belief_table(probes, search).assign(**with_label))

@@ -14,7 +14,7 @@ from esr_utils.models import Pair
 from esr_utils.steering import Interventions, Row, check_layer, steering_delta
 
 PART_ROWS = 8  # rows drawn at once
-StopReason = Literal["stop", "length", "cancelled"]
+StopReason = Literal["stop", "length", "cancelled", "overflow"]
 OnToken = Callable[[int, int], None]  # (index of the row, token id)
 OnResponse = Callable[[int, "Response"], None]  # (index of the row, its finished response)
 
@@ -26,7 +26,8 @@ class Response:
     Attributes:
         token_ids: response tokens, prefill included, the end-of-turn token left out.
         text: those tokens as text.
-        stop_reason: the model ended its turn, the length ran out, or a stop event cancelled it.
+        stop_reason: the model ended its turn, the length ran out, a stop event cancelled it, or the edits were too
+            strong for the model's number format and nothing could be read any more.
         activations: latent -> one value per response token, after every edit. The very last token of a response
             that was cut off has no value (NaN): the model never read it.
         resid: layer -> residual stream of each response token that the model read, in the model's dtype.
@@ -87,7 +88,7 @@ def tokenize(row: Row, pair: Pair) -> Prompt:
         ids = tuple(row.token_ids)
     else:
         messages = [{"role": "user", "content": row.messages}] if isinstance(row.messages, str) else row.messages
-        if not messages or not messages[-1]["content"].strip():
+        if not messages or not messages[-1].get("content", "").strip():
             raise ValueError("the prompt is empty; ask the model something")
         ids = pair.chat_ids(messages)
     if not ids:
@@ -95,6 +96,11 @@ def tokenize(row: Row, pair: Pair) -> Prompt:
     prefill = row.prefill
     if isinstance(prefill, str):
         prefill = pair.tokenizer(prefill, add_special_tokens=False)["input_ids"]
+    outside = [token for token in (*ids, *prefill) if not 0 <= token < pair.text_config.vocab_size]
+    if outside:
+        raise ValueError(
+            f"token {outside[0]} is not in the vocabulary of {pair.name} (0 to {pair.text_config.vocab_size - 1})"
+        )
     total = len(ids) + len(prefill) + row.sampling.max_new_tokens
     if total > pair.context_tokens:
         raise ValueError(

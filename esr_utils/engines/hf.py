@@ -87,6 +87,7 @@ class HFEngine:
         for group in _groups(sorted(in_flight(rows, self.pair), key=lambda row: row.n_read)):
             stretches = [_stretches(row, stretch_tokens) for row in group]
             hidden = self._read(group, stretches)
+            _check_finite(hidden, group)
             before = [_predecessors(row, stretch) for row, stretch in zip(group, stretches, strict=True)]
             scores = self._log_probs(
                 torch.cat([hidden[i, at] for i, at in enumerate(before)]), [t for row in group for t in row.tokens]
@@ -203,8 +204,10 @@ class _Run:
     def _draw(self, hidden: Tensor, first: int) -> None:
         """Draw the next token of the rows from slot ``first`` on, and let those that are done leave."""
         rows = self.slots.rows[first:]
-        ended: dict[int, StopReason] = {}
-        drawing = [i for i, row in enumerate(rows) if row.n_new < row.row.sampling.max_new_tokens]
+        is_number = hidden.isfinite().all(dim=-1).tolist()
+        ended: dict[int, StopReason] = {first + i: "overflow" for i in range(len(rows)) if not is_number[i]}
+        n_max = [row.row.sampling.max_new_tokens for row in rows]
+        drawing = [i for i, row in enumerate(rows) if is_number[i] and row.n_new < n_max[i]]
         tokens = dict(zip(drawing, self._next_tokens(hidden, rows, drawing), strict=True))
         for i, row in enumerate(rows):
             if tokens.get(i) in self.engine.pair.stop_ids:
@@ -214,9 +217,11 @@ class _Run:
                 self.slots.append(first + i, tokens[i])
                 if self.on_token:
                     self.on_token(row.index, tokens[i])
-            if row.n_new == row.row.sampling.max_new_tokens:
+            if is_number[i] and row.n_new == n_max[i]:
                 ended[first + i] = "length"
         for slot in sorted(ended, reverse=True):
+            if ended[slot] == "overflow":
+                self.slots.cache.clear(slot)
             self._finish(self.slots.leave(slot), ended[slot])
             self.plan = None
 
@@ -251,6 +256,12 @@ def _groups(rows: list[InFlight]) -> Iterator[list[InFlight]]:
 def _read_length(row: InFlight) -> int:
     """Length to which a row is padded for reading: its own, whatever is read with it."""
     return -(-row.n_read // READ_BLOCK) * READ_BLOCK
+
+
+def _check_finite(hidden: Tensor, group: list[InFlight]) -> None:
+    for row, is_number in zip(group, hidden.isfinite().flatten(1).all(dim=1).tolist(), strict=True):
+        if not is_number:
+            raise ValueError(f"row {row.index} overflows the model's number format; lower its strength")
 
 
 def _stretches(row: InFlight, n_tokens: int | None) -> list[int]:

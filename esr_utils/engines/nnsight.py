@@ -27,26 +27,29 @@ class NNsightEngine(RereadEngine):
         self.switches = {"remote": True} if remote else {"serve": serve} if serve else {}
         self.model = TransformersModel(pair.model, tokenizer=pair.tokenizer, task="text-generation")
 
-    def read(self, ids: Tensor, is_token: Tensor, edits: Interventions, in_scope: Tensor) -> tuple[Tensor, Tensor]:
+    def read(
+        self, ids: Tensor, is_token: Tensor, edits: Interventions, in_scope: Tensor, layers: set[int]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         texts = [row[keep].tolist() for row, keep in zip(ids, is_token, strict=True)]
-        width, reading = ids.shape[1], self.pair.reading_layer
-        layers = sorted(set(edits.edits) | {reading})
+        width, wanted = ids.shape[1], sorted(layers)
+        visited = sorted(set(edits.edits) | layers)
         one_row = [{layer: edit.of_row(i) for layer, edit in edits.edits.items()} for i in range(len(texts))]
         blocks, head = self.model.model.layers, self.model.lm_head
         import nnsight
 
         with self.model.trace(**self.switches) as tracer:
-            resid, logits = nnsight.save([]), nnsight.save([])
+            resid, logits = nnsight.save([[] for _ in wanted]), nnsight.save([])
             for i, text in enumerate(texts):
                 scope = torch.nn.functional.pad(in_scope[i : i + 1, : len(text)], (width - len(text), 0))
                 with tracer.invoke(text):
-                    for layer in layers:
+                    for layer in visited:
                         if layer in one_row[i]:
                             blocks[layer].output = one_row[i][layer].apply(blocks[layer].output, scope)
-                        if layer == reading:
-                            resid.append(blocks[layer].output[0, width - len(text) :])
+                        if layer in wanted:
+                            resid[wanted.index(layer)].append(blocks[layer].output[0, width - len(text) :])
                     logits.append(head.output[0, width - len(text) :])
-        return self.pair.soft_capped(_right_padded(logits, width)), _right_padded(resid, width)
+        streams = {layer: _right_padded(parts, width) for layer, parts in zip(wanted, resid, strict=True)}
+        return self.pair.soft_capped(_right_padded(logits, width)), streams
 
 
 def _right_padded(parts: list[Tensor], width: int) -> Tensor:

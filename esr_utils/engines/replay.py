@@ -15,11 +15,21 @@ def row_key(row: Row, pair: Pair) -> str:
     """What a response depends on, as one hash: two rows with the same key are the same row."""
     prompt = tokenize(row, pair)
     steer = [
-        [s.strength, s.latent, s.layer, None if s.direction is None else s.direction.double().tolist()]
+        [
+            float(s.strength),
+            None if s.latent is None else int(s.latent),
+            pair.steering_layer if s.layer is None else s.layer,
+            None if s.direction is None else s.direction.double().tolist(),
+        ]
         for s in row.steer
     ]
-    content = [prompt.ids, prompt.prefill, steer, [asdict(a) for a in row.ablate], row.scope, row.seed]
-    return sha256(json.dumps([pair.name, *content, asdict(row.sampling)]).encode()).hexdigest()[:32]
+    ablate = [
+        [[int(x) for x in a.latents], float(a.share), a.order, pair.reading_layer if a.layer is None else a.layer]
+        for a in row.ablate
+    ]
+    sampling = {name: float(value) for name, value in asdict(row.sampling).items()}
+    content = [pair.name, str(pair.model.dtype), prompt.ids, prompt.prefill, steer, ablate, row.scope, int(row.seed)]
+    return sha256(json.dumps([*content, sampling]).encode()).hexdigest()[:32]
 
 
 class ReplayEngine:
@@ -49,7 +59,7 @@ class ReplayEngine:
         """The recorded responses, in the order of ``rows``.
 
         Raises:
-            KeyError: a row has no recorded response.
+            KeyError: a row has no recorded response, or one without what the row asks to record.
         """
         responses = []
         for i, row in enumerate(rows):
@@ -57,9 +67,20 @@ class ReplayEngine:
             if key not in self.recorded:
                 raise KeyError(f"row {i} was never recorded (seed {row.seed}); generate it with another engine first")
             response = self.recorded[key]
+            _check_recorded(i, row, response)
             responses.append(response)
             for token in response.token_ids[response.n_prefill :] if on_token else ():
                 on_token(i, token)
             if on_response:
                 on_response(i, response)
         return responses
+
+
+def _check_recorded(i: int, row: Row, response: Response) -> None:
+    latents = [latent for latent in row.record if latent not in response.activations]
+    layers = [layer for layer in row.record_resid if layer not in response.resid]
+    if latents or layers:
+        raise KeyError(
+            f"the response to row {i} was recorded without latents {latents} and layers {layers} that it asks for; "
+            "generate it again with another engine"
+        )

@@ -40,8 +40,9 @@ class RereadEngine(ABC):
         is_token: Bool[Tensor, "batch pos"],
         edits: Interventions,
         in_scope: Bool[Tensor, "batch pos"],
-    ) -> tuple[Float[Tensor, "batch pos vocab"], Float[Tensor, "batch pos d_model"]]:
-        """Logits, and the residual stream at the reading layer after every edit, of right-padded texts."""
+        layers: set[int],
+    ) -> tuple[Float[Tensor, "batch pos vocab"], dict[int, Float[Tensor, "batch pos d_model"]]]:
+        """Logits of right-padded texts, and their residual stream at ``layers`` after every edit."""
 
     def capabilities(self) -> Capabilities:
         return Capabilities(streams=True, batches=True, scores_text=False)
@@ -79,7 +80,7 @@ class RereadEngine(ABC):
                 on_response(row.index, response)
         return responses
 
-    def _read_rows(self, rows: list[InFlight]) -> tuple[Tensor, Tensor]:
+    def _read_rows(self, rows: list[InFlight], layers: set[int]) -> tuple[Tensor, dict[int, Tensor]]:
         longest = max(row.n_read for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         is_token = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -90,10 +91,11 @@ class RereadEngine(ABC):
             is_response[i, len(row.prompt.ids) : row.n_read] = True
         edits = Interventions([row.row for row in rows], self.pair, [row.delta for row in rows])
         device = self.pair.model.device
-        return self.read(ids.to(device), is_token.to(device), edits, edits.in_scope(is_response.to(device)))
+        in_scope = edits.in_scope(is_response.to(device))
+        return self.read(ids.to(device), is_token.to(device), edits, in_scope, layers)
 
     def _next_tokens(self, rows: list[InFlight]) -> list[int]:
-        logits, _ = self._read_rows(rows)
+        logits, _ = self._read_rows(rows, set())
         last = torch.tensor([row.n_read - 1 for row in rows], device=logits.device)
         texts = [[*row.prompt.ids, *row.tokens] for row in rows]
         longest = max(map(len, texts))
@@ -103,12 +105,15 @@ class RereadEngine(ABC):
         return sampler.draw(logits[torch.arange(len(rows)), last], seen, uniform).tolist()
 
     def _record(self, rows: list[InFlight]) -> None:
-        """One more reading of each finished text for the activations that rows asked for."""
+        """One more reading of each finished text for what rows asked to keep."""
         for row in rows:
-            if row.row.record and row.tokens:
-                _, resid = self._read_rows([row])
-                n_read = row.n_read - len(row.prompt.ids)
-                n_read -= row.n_new == row.row.sampling.max_new_tokens > 0  # as if never read: see Response
-                latents = torch.tensor(row.row.record, device=resid.device)
-                response = resid[0, len(row.prompt.ids) : len(row.prompt.ids) + n_read]
-                row.recorded = list(self.pair.sae.encode(response, latents).float().cpu().numpy().astype(np.float32))
+            wanted = set(row.row.record_resid) | ({self.pair.reading_layer} if row.row.record else set())
+            if wanted and row.tokens:
+                _, streams = self._read_rows([row], wanted)
+                first = len(row.prompt.ids)
+                last = row.n_read - (row.n_new == row.row.sampling.max_new_tokens > 0)  # as if never read: see Response
+                row.resid = {layer: [streams[layer][0, first:last]] for layer in row.row.record_resid}
+                if row.row.record:
+                    latents = torch.tensor(row.row.record, device=self.pair.sae.W_enc.device)
+                    acts = self.pair.sae.encode(streams[self.pair.reading_layer][0, first:last], latents)
+                    row.recorded = list(acts.float().cpu().numpy().astype(np.float32))

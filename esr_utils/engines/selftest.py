@@ -117,12 +117,12 @@ def ablating_silent_latents_changes_nothing(pair: Pair) -> Finding:
 def residual_changes_by_strength_times_direction(pair: Pair) -> Finding:
     """At the steered layer the stream is the old one plus strength x direction, rounded once; below it, the same."""
     layer, strength = pair.steering_layer, typical_strength(pair)
-    layers = (layer - 1, layer)
+    layers = tuple(range(layer + 1))[-2:]
     before = _read(pair, layers=layers)
     after = _read(pair, layers=layers, steer=(Steer(latent=0, strength=strength),))
     expected = before.resid[layer].float() + strength * pair.sae.direction(0).cpu()
     n_wrong = int((expected.to(pair.model.dtype) != after.resid[layer]).sum())
-    n_below = int((before.resid[layer - 1] != after.resid[layer - 1]).sum())
+    n_below = sum(int((before.resid[below] != after.resid[below]).sum()) for below in layers[:-1])
     return Finding(
         measured=f"{n_wrong} values off at layer {layer}, {n_below} changed below it",
         expected="0, 0",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esr_utils.engines.base import InFlight
 
-KEY_BLOCK, MIN_KEYS = 32, 64  # attention over such spans is the same to the bit whatever the neighbours' lengths are
+KEY_BLOCK, MIN_KEYS = 32, 64  # so the span of a row's attention does not follow its neighbours' lengths
 MIN_BATCH = 2  # a product with a single row rounds differently, so a lone row runs beside a ghost of itself
 
 
@@ -55,6 +55,11 @@ class SlotCache:
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions and masks are always given
+
+    def clear(self, slot: int) -> None:
+        """Forget a slot's content. Only what is not a number must go: a mask hides everything else."""
+        for tensor in (*self.keys, *self.values):
+            tensor[slot] = 0.0
 
     def move(self, source: int, target: int, n_tokens: int) -> None:
         """Copy the first ``n_tokens`` of one slot into another."""

@@ -22,14 +22,16 @@ class TransformerLensEngine(RereadEngine):
         self.bridge = TransformerBridge.boot_transformers(
             pair.model.config.name_or_path or pair.name,
             hf_model=copy.deepcopy(pair.model),
-            tokenizer=pair.tokenizer,
+            tokenizer=copy.deepcopy(pair.tokenizer),  # the bridge gives it a beginning-of-text token
             dtype=pair.model.dtype,
             device=str(pair.model.device),
         )
 
-    def read(self, ids: Tensor, is_token: Tensor, edits: Interventions, in_scope: Tensor) -> tuple[Tensor, Tensor]:
-        reading, kept = self.pair.reading_layer, {}
-        layers = set(edits.edits) | {reading}
+    def read(
+        self, ids: Tensor, is_token: Tensor, edits: Interventions, in_scope: Tensor, layers: set[int]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        kept: dict[int, Tensor] = {}
+        layers = set(edits.edits) | layers
 
         def hook_for(layer: int):
             def hook(resid: Tensor, hook: object) -> Tensor:
@@ -45,4 +47,4 @@ class TransformerLensEngine(RereadEngine):
             logits = self.bridge(ids, attention_mask=is_token.long(), prepend_bos=False)
         if set(kept) != layers:
             raise RuntimeError(f"no token passed the hook at layer {sorted(layers - set(kept))} of {self.pair.name}")
-        return logits, kept[reading]
+        return logits, kept

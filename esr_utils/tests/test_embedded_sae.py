@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from esr_utils.config import ROOT
 from esr_utils.corpus import corpus_prompts, corpus_rows
 from esr_utils.embedded_labels import make_label, near_words, peak_word, word_before
 from esr_utils.embedded_sae import FOLDER, HELD_OUT_EVERY, Activations, Recipe, reconstruction, train
@@ -114,3 +115,18 @@ def test_a_label_names_the_word_and_the_topic():
     label = make_label(contexts, ["baking bread", "tides"], True, Counter({"yeast": 1, "rises": 1, "the": 98}))
     assert label.startswith("“yeast”")
     assert label.endswith("about baking bread, tides")
+
+
+def test_the_readme_tells_the_measured_quality():
+    quality, readme = json.loads((FOLDER / "quality.json").read_text()), (ROOT / "README.md").read_text()
+    told = [
+        f"{quality['explained_variance']:.3f}",
+        f"{quality['explained_variance_without_massive']:.3f}",
+        f"{quality['L0']:.1f}",
+        f"{round(quality['dead_share'] * quality['recipe']['d_sae'])} of {quality['recipe']['d_sae']}",
+        f"{quality['loss_recovered_over_mean']:.3f}",
+    ]
+    assert f"| {' | '.join(told)} |" in readme
+    for number in ("n_response_tokens", "n_prompts", "n_topics"):
+        assert f"{quality['corpus'][number]:,}" in readme
+    assert f"{quality['n_held_out_tokens']:,}" in readme

@@ -499,8 +499,9 @@ def test_a_second_transformer_lens_engine_can_be_made_and_the_tokenizer_stays_as
 
 def test_a_transformer_lens_hook_that_never_fires_raises(transformer_lens, monkeypatch):
     monkeypatch.setattr(transformer_lens.bridge, "hooks", lambda fwd_hooks: nullcontext())
+    steered = replace(PLAIN, steer=(Steer(latent=5, strength=1.0),))
     with pytest.raises(RuntimeError, match=r"no token passed the hook at layer \[2\] of tiny-"):
-        transformer_lens.generate([PLAIN])
+        transformer_lens.generate([steered])
 
 
 @pytest.mark.parametrize(

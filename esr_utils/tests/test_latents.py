@@ -15,6 +15,7 @@ from esr_utils.latents import (
     question_rows,
     sample_latents,
     search_labels,
+    survivors,
 )
 from esr_utils.steering import Row, Sampling
 
@@ -81,9 +82,12 @@ def test_a_row_without_response_tokens_is_an_error(tiny_llama):
         max_activations(HFEngine(tiny_llama), [Row(messages="x", sampling=Sampling(max_new_tokens=0))])
 
 
-def test_filter_table_counts_every_latent_under_every_rule(tiny_llama):
+def test_survivors_pass_both_filters(tiny_llama):
     table = filter_table(HFEngine(tiny_llama), LABELS, ["one?"], SHORT)
-    assert table.groupby(["rule", "filter"]).size().tolist() == [3] * 6
+    assert table["latent"].tolist() == [3, 5, 9]
+    assert table["concrete_code"].tolist() == [False, True, False]
+    table["unrelated_paper"] = [True, False, True]
+    assert survivors(table, "paper") == [3]
 
 
 def test_embedded_labels_cover_the_live_latents():
