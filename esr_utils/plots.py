@@ -33,6 +33,7 @@ def save_figure(figure: Figure, data: pd.DataFrame, name: str, *, scale: str = "
     data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     path = folder / f"{name}.png"
     figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)  # a notebook would draw it a second time
     return path
 
 
@@ -46,7 +47,7 @@ def resid_norms(norms: pd.DataFrame) -> Figure:
     axes.plot(norms["layer"], norms["distance_from_mean"], color=BLUE, label="distance from the mean token")
     steered = norms.loc[norms["is_steered"], "layer"]
     axes.axvline(steered.iloc[0], color=ORANGE, lw=1, ls="--", label="steering layer")
-    axes.set(xlabel="layer", ylabel="residual units (median)", yscale="log")
+    axes.set(xlabel="layer", ylabel="residual units (median)", ylim=(0, None))
     axes.legend(loc="upper left")
     sns.despine(figure)
     return figure
@@ -85,7 +86,7 @@ def topicality_over_tokens(curves: pd.DataFrame, *, window: int = 12) -> Figure:
         axes.axhline(0, color=GREY, lw=0.6)
         axes.set(xlabel="response token", title=title)
     panels[0].set_ylabel("information (nats a token)")
-    panels[1].legend(title="strength", loc="upper right", fontsize=7)
+    panels[1].legend(title="strength", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, title_fontsize=7)
     sns.despine(figure)
     figure.tight_layout()
     return figure

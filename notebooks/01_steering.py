@@ -20,7 +20,7 @@
 # models this way and calibrates the strength of every latent until the first attempt scores about 30 of 100. Without
 # steering, its models score about 91.
 #
-# **Cost.** `standard` shows committed results at once; `quick` runs everything live in about two minutes on two CPU
+# **Cost.** `standard` shows committed results at once; `quick` runs everything live in a minute or two on two CPU
 # cores. No GPU, no key, no judge calls: $0.
 #
 # **You will see** that the engine does what it says (self-tests), what a strength means, one latent at rising
@@ -89,8 +89,8 @@ checks
 
 # %% [markdown]
 # ## What a strength means
-# A strength multiplies the decoder direction, which has length one here: it is a distance in the residual stream. The
-# norm of that stream is mostly a few constant, massive dimensions; what differs between texts is far smaller.
+# A strength multiplies the decoder direction, which has length one here: it is a distance in the residual stream. Part
+# of that stream is the same for every token; what tells tokens apart is their distance from the mean token.
 
 # %%
 calibration_questions = load_prompts("calibration")
@@ -99,7 +99,7 @@ display(Image(plots.draw_result("resid_norms", run.folder, scale=SCALE), width=6
 
 # %% [markdown]
 # Compare strengths with the lower line at the steering layer. *Relative strength*, the share of the median norm, is
-# the paper-wide unit, and is misleading on its own where massive dimensions rule the norm.
+# how models are compared; it looks small in a model whose norm is mostly constant.
 
 # %%
 norms = pd.read_csv(run.folder / "resid_norms.csv").set_index("layer")
@@ -176,7 +176,8 @@ for rule in latents.RULES:
 counts.to_frame(f"latents left of {len(filters)}")
 
 # %% [markdown]
-# The rest of this notebook takes latents that pass both filters of the paper's text.
+# The code's form asks a language model for a rating of 65 of 100. Concreteness here is measured on topics, a harsher
+# scale, so that form leaves few or none. The rest of this notebook takes latents that pass the paper's form of both.
 
 # %%
 fit = labels.loc[latents.survivors(filters, "paper")]
@@ -185,7 +186,7 @@ labels.loc[chosen, ["label", "density", "concreteness"]]
 
 # %% [markdown]
 # ## A grid of latents
-# One strength does not fit all: some latents derail an answer where others leave it untouched.
+# One strength does not fit all: where one latent has derailed the answers, another still leaves half their topic.
 
 # %%
 short = labels["label"].map(lambda label: shorten(label, 40, placeholder=" …"))

@@ -194,3 +194,14 @@ def test_rounds_stop_at_the_budget(budget_s, n_rounds):
 def test_settings_are_checked(wrong):
     with pytest.raises(ValueError, match="positive numbers|range from 1"):
         BenchSettings(**wrong)
+
+
+def test_the_readme_tells_the_measured_speeds():
+    (path,) = (bench.DATA / "results" / "bench").glob("amd-epyc-2-cores.csv")
+    speed = pd.read_csv(path).set_index(["contender", "batch"])["tokens_per_s"]
+    told = (bench.DATA.parent / "README.md").read_text()
+    for name in (contenders.STEERED, contenders.ABLATING, contenders.GENERATE, contenders.NNSIGHT, contenders.BRIDGE):
+        assert f"| {speed[name, 64]:.0f} |" in told
+    assert f"| {speed[contenders.ALONE, 1]:.0f} |" in told
+    for name in (contenders.MIXED_STEERED, contenders.MIXED_GENERATE):
+        assert f"| {speed[name, 64]:.0f} |" in told
