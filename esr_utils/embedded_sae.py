@@ -56,7 +56,7 @@ class Activations:
     """Residual stream of the corpus at one layer, centred and scaled for training."""
 
     train: Float[Tensor, "token d_model"]
-    held_out: Float[Tensor, "token d_model"]
+    held_out: Float[Tensor, "held_out_token d_model"]
     mean: Float[Tensor, " d_model"]
     scale: float
 
