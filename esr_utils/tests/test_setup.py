@@ -35,7 +35,7 @@ ROOT = Path(install.__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 README = (ROOT / "README.md").read_text()
-TARGETS = ["bench", "clean", "explore", "figures", "help", "run", "test"]
+TARGETS = ["bench", "clean", "explore", "figures", "help", "notebooks", "run", "test"]
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -177,11 +177,17 @@ def test_help_is_the_default_and_lists_every_target():
     assert make("help").stdout == shown.stdout
 
 
-@pytest.mark.parametrize("target", sorted(set(TARGETS) - {"help", "clean"}))
+@pytest.mark.parametrize("target", sorted(set(TARGETS) - {"help", "clean", "notebooks"}))
 def test_target_starts_a_module_that_exists(target):
     command = make("-n", target).stdout.splitlines()[-1].split()
     assert command[:2] == [".venv/bin/python", "-m"]
     assert importlib.util.find_spec(command[2]) is not None
+
+
+def test_notebooks_are_written_from_their_scripts_and_then_executed():
+    command = make("-n", "notebooks").stdout
+    assert command.index("-m jupytext") < command.index("-m nbconvert") < command.index("--execute")
+    assert all(importlib.util.find_spec(module) for module in ("jupytext", "nbconvert"))
 
 
 def test_clean_removes_what_the_kit_made_and_nothing_else(tmp_path):
