@@ -1,6 +1,6 @@
 """Where things are, and how much work a notebook does: one frozen settings object for each scale."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +47,16 @@ class SteeringScale:
     strengths: tuple[float, ...]
 
 
+_STANDARD = SteeringScale(
+    n_questions=8,
+    n_grid_latents=8,
+    n_calibrated=6,
+    n_steps=10,
+    n_samples=5,
+    n_verify=20,
+    max_new_tokens=96,
+    strengths=(0.0, 40.0, 60.0, 80.0, 100.0, 120.0, 160.0),
+)
 STEERING = {
     "quick": SteeringScale(
         n_questions=3,
@@ -58,24 +68,6 @@ STEERING = {
         max_new_tokens=48,
         strengths=(0.0, 70.0, 120.0),
     ),
-    "standard": SteeringScale(
-        n_questions=8,
-        n_grid_latents=8,
-        n_calibrated=6,
-        n_steps=10,
-        n_samples=5,
-        n_verify=20,
-        max_new_tokens=96,
-        strengths=(0.0, 40.0, 60.0, 80.0, 100.0, 120.0, 160.0),
-    ),
-    "paper": SteeringScale(
-        n_questions=38,
-        n_grid_latents=100,
-        n_calibrated=100,
-        n_steps=10,
-        n_samples=5,
-        n_verify=20,
-        max_new_tokens=256,
-        strengths=(0.0, 40.0, 60.0, 80.0, 100.0, 120.0, 160.0),
-    ),
+    "standard": _STANDARD,
+    "paper": replace(_STANDARD, n_questions=38, n_grid_latents=100, n_calibrated=100, max_new_tokens=256),
 }

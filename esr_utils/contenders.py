@@ -5,7 +5,6 @@ repetition penalty, from the whole vocabulary. The end of turn is an ordinary to
 ``eos_token_id``), so nothing stops early and nothing pays for suppressing it.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -246,11 +245,9 @@ def _bridge(pair: Pair) -> object:
 
 
 def _traced(pair: Pair) -> object:
-    """nnsight replaces the forward of every module of the model it is given, so it gets a copy."""
     from esr_utils.engines.nnsight import NNsightEngine
 
-    alone = replace(pair, model=copy.deepcopy(pair.model), tokenizer=copy.deepcopy(pair.tokenizer))
-    return NNsightEngine(alone).model
+    return NNsightEngine(pair).model
 
 
 def left_padded(pair: Pair, rows: Sequence[Row]) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:

@@ -1,5 +1,7 @@
 """Cross-check with nnsight: one ``invoke`` a row, locally, on NDIF (``remote=True``) or on an nnsight-serve address."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from esr_utils.steering import Interventions
 
 
 class NNsightEngine(RereadEngine):
-    """Runs rows through nnsight traces.
+    """Runs rows through nnsight traces, on a copy of the pair's model (nnsight replaces the forward of every module).
 
     Args:
         remote: send the traces to NDIF (needs NDIF_API_KEY and a model that NDIF serves).
@@ -25,7 +27,8 @@ class NNsightEngine(RereadEngine):
             raise ValueError("remote=True (NDIF) and serve=... (an own server) exclude each other")
         self.pair = pair
         self.switches = {"remote": True} if remote else {"serve": serve} if serve else {}
-        self.model = TransformersModel(pair.model, tokenizer=pair.tokenizer, task="text-generation")
+        model, tokenizer = copy.deepcopy(pair.model), copy.deepcopy(pair.tokenizer)
+        self.model = TransformersModel(model, tokenizer=tokenizer, task="text-generation")
 
     def read(
         self, ids: Tensor, is_token: Tensor, edits: Interventions, in_scope: Tensor, layers: set[int]
