@@ -1,0 +1,107 @@
+"""Files that only grow: one JSON record a line, each on disk before the next begins, readable after any kill."""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+Record = dict[str, object]
+
+
+class JournalError(RuntimeError):
+    """A journal cannot be read or written; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journal:
+    """Records of one kind, told apart by the fields in ``key``."""
+
+    path: Path
+    key: tuple[str, ...]
+
+    def read(self) -> list[Record]:
+        """Every whole record, in the order written. A half-written last line is left out.
+
+        Raises:
+            JournalError: another line is not JSON or has no key, or two lines of one key differ.
+        """
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut off by a kill
+        records: dict[tuple, Record] = {}
+        for number, line in enumerate(lines, start=1):
+            record = self._parse(line, number)
+            key = tuple(record[field] for field in self.key)
+            if records.setdefault(key, record) != record:
+                raise JournalError(f"{self.path.name}, line {number}: another line has {self._told(key)} and differs")
+        return list(records.values())
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write records so that they outlast a kill; all of them or, on a full disk, none.
+
+        Raises:
+            JournalError: the disk is full, or another process is writing here.
+        """
+        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab", buffering=0) as file, _locked(file.fileno(), self.path):
+            end = _drop_half_line(self.path)
+            try:
+                _write_all(file.fileno(), text.encode())
+                os.fsync(file.fileno())
+            except OSError as error:
+                os.truncate(self.path, end)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise JournalError(
+                    f"no space left for {self.path}; what was finished is kept: free some space and run again"
+                ) from None
+
+    def _parse(self, line: bytes, number: int) -> Record:
+        try:
+            record = json.loads(line)
+            for field in self.key:
+                record[field]
+        except (ValueError, KeyError, TypeError):
+            raise JournalError(
+                f"{self.path}, line {number} is damaged ({line[:40].decode(errors='replace')!r}...); "
+                "delete that line and run again: what it held is made anew"
+            ) from None
+        return record
+
+    def _told(self, key: tuple) -> str:
+        return ", ".join(f"{field} {value!r}" for field, value in zip(self.key, key, strict=True))
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+@contextmanager
+def _locked(descriptor: int, path: Path) -> Iterator[None]:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise JournalError(f"another process is writing {path}; wait until it has ended") from None
+    yield  # the lock goes with the file
+
+
+def _drop_half_line(path: Path) -> int:
+    """Cut off a last line that a kill left without its newline; returns the length of what stays."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65_536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        file.truncate(end)
+    return end

@@ -1,0 +1,155 @@
+"""Reading a judge's reply: from raw text to a ``Verdict``, or one sentence on why that cannot be done.
+
+A reply that cannot be read is never counted as "no attempts", and an attempt counts only if the response holds it.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from esr_utils.judges.rubric import Form
+from esr_utils.judging import Attempt, Verdict
+
+QUOTES = ('""', "''", "``", "“”", "‘’", "«»")
+CUT_OFF = ("max_tokens", "length")  # what the two kinds of server say of a reply that ran out of tokens
+DECLINED = ("refusal", "content_filter")
+
+_SCORED = {
+    "type": "object",
+    "properties": {"attempt_text": {"type": "string"}, "score": {"type": "number"}},
+    "required": ["attempt_text", "score"],
+    "additionalProperties": False,
+}
+# Limits of the numbers are checked here and not in the schema: not every server takes them there.
+SCHEMA: dict[str, object] = {
+    "type": "object",
+    "properties": {
+        "comment": {"type": "string"},
+        "attempts": {"type": "array", "items": _SCORED},
+        "recovery": {"type": "number"},
+    },
+    "required": ["comment", "attempts", "recovery"],
+    "additionalProperties": False,
+}
+
+
+class UnreadableError(ValueError):
+    """A reply gives no verdict; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a judge sent. ``stop`` is the server's word on why the reply ended; tokens are None if it did not say."""
+
+    text: str
+    stop: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    seconds: float = 0.0
+
+
+class _Scored(BaseModel):
+    model_config = ConfigDict(strict=True)
+    attempt_text: str
+    score: float = Field(ge=0, le=100, allow_inf_nan=False)
+
+
+class _Faithful(BaseModel):
+    model_config = ConfigDict(strict=True)
+    attempts: list[_Scored]
+
+
+class _Structured(_Faithful):
+    recovery: float = Field(ge=0, le=10, allow_inf_nan=False)
+
+
+def read_reply(reply: Reply, response: str, *, form: Form) -> Verdict:
+    """The verdict that ``reply`` gives on ``response``.
+
+    Raises:
+        UnreadableError: no JSON, a missing or wrong field, or an attempt that the response does not hold.
+    """
+    if reply.stop in DECLINED:
+        raise UnreadableError("the judge declined to reply")
+    try:
+        fields = _parse(_json_part(reply.text, tags=form == "faithful"), form=form)
+        spans = locate([scored.attempt_text for scored in fields.attempts], response)
+    except UnreadableError as error:
+        cut = " (it was cut off at max_tokens)" if reply.stop in CUT_OFF else ""
+        raise UnreadableError(f"{error}{cut}") from None
+    attempts = [
+        Attempt(start=start, end=end, score=scored.score)
+        for (start, end), scored in zip(spans, fields.attempts, strict=True)
+    ]
+    recovery = fields.recovery if isinstance(fields, _Structured) else None
+    return Verdict(status="judged" if attempts else "no_attempt", attempts=tuple(attempts), recovery=recovery)
+
+
+def _json_part(text: str, *, tags: bool) -> str:
+    """What stands between the first <json> and the first </json>, else between the first { and the last }.
+
+    Source of the faithful form: the paper's parser, which also looks for tags first.
+    """
+    if text.lstrip().startswith("<think>"):  # some servers leave a model's thoughts in its reply
+        text = text.partition("</think>")[2]
+    start, end = text.find("<json>"), text.find("</json>")
+    if tags and 0 <= start < end:
+        return text[start + len("<json>") : end]
+    start, end = text.find("{"), text.rfind("}")
+    if not 0 <= start < end:
+        raise UnreadableError(f"it holds no JSON object: {_shown(text)}")
+    return text[start : end + 1]
+
+
+def _parse(text: str, *, form: Form) -> _Faithful:
+    try:
+        found = json.loads(text, strict=False)  # not strict: line breaks inside strings pass
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"its JSON is broken ({_shown(str(error))}): {_shown(text)}") from None
+    try:
+        return (_Structured if form == "structured" else _Faithful).model_validate(found)
+    except ValidationError as errors:
+        first = errors.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise UnreadableError(f"{where}: {first['msg']}, given {_shown(repr(first['input']))}") from None
+
+
+def locate(texts: list[str], response: str) -> list[tuple[int, int]]:
+    """Characters of each text in ``response``, each searched after the end of the one before.
+
+    Runs of whitespace match any other run, and quotation marks around a text are overlooked if it is not there with
+    them. Nothing else is forgiven.
+
+    Raises:
+        UnreadableError: a text is empty, not in the response, or only before the end of an earlier one.
+    """
+    spans: list[tuple[int, int]] = []
+    for number, text in enumerate(texts, start=1):
+        told = f"attempt {number} of {len(texts)}"
+        if not text.strip():
+            raise UnreadableError(f"{told} is empty")
+        span = _find(text, response, after=spans[-1][1] if spans else 0)
+        if span is None and _find(text, response, after=0):
+            raise UnreadableError(f"{told} overlaps another or is out of order: {_shown(text)}")
+        if span is None:
+            raise UnreadableError(f"{told} is not in the response: {_shown(text)}")
+        spans.append(span)
+    return spans
+
+
+def _find(text: str, response: str, *, after: int) -> tuple[int, int] | None:
+    text = text.strip()
+    bare = text[1:-1] if len(text) > 1 and text[0] + text[-1] in QUOTES else ""
+    for words in (text.split(), bare.split()):
+        match = re.compile(r"\s+".join(map(re.escape, words))).search(response, after) if words else None
+        if match:
+            return match.span()
+    return None
+
+
+def _shown(text: str, *, limit: int = 60) -> str:
+    """The start of ``text`` on one line, for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]}..."

@@ -1,0 +1,290 @@
+"""Rates of a judged run, each with its denominator and an interval that allows for shared latents and questions.
+
+Frames in, frames out. ``trials`` has one line a planned trial, lost ones included, as ``frames.judged_frame`` makes
+it. Trials of one latent share its direction and calibration, trials of one question share the question, so neither
+are independent: intervals resample both.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.special import expit, logit
+from scipy.stats import binomtest, t
+from statsmodels.stats.proportion import proportion_confint
+
+QUANTITIES = ("multi_attempt", "improvement", "esr", "minimum_gain_esr", "recovery")
+JUDGED = "judged"
+LOST = ("missing", "overflow", "unjudged", "empty", "no_attempt", "unparsed", "failed")
+PAIR_KEY = ("subject", "latent", "question", "repeat")
+COLUMNS = (*PAIR_KEY, "status", "n_attempts", "last_score", "gain", "is_multi", "is_improved", "recovery")
+
+MINIMUM_GAIN = 20.0  # points from first to last attempt. Source: method.md, section (l), item 3
+MINIMUM_LAST_SCORE = 50.0  # of the last attempt. Source: the same
+RECOVERED = 7.0  # of 10, for the whole response. Source: paper, version 2, the whole-response judge
+
+ALPHA = 0.05  # every interval is a 95% interval
+N_DRAWS = 4000
+INTERVAL = ("rate", "ci_low", "ci_high", "ci_method", "naive_low", "naive_high", "design_effect")
+
+
+def check_trials(trials: pd.DataFrame) -> None:
+    """Refuse a frame whose columns are missing or contradict each other.
+
+    Raises:
+        ValueError: says which column, how many lines, and the first of them.
+    """
+    if absent := [column for column in COLUMNS if column not in trials]:
+        raise ValueError(f"trials lack the columns {', '.join(absent)}; frames.judged_frame makes them")
+    is_multi, n_attempts = trials["is_multi"].astype(bool), trials["n_attempts"]
+    faults = {
+        "have no status": trials["status"].isna(),
+        "are judged without a scored attempt": (trials["status"] == JUDGED) & (n_attempts < 1),
+        "have scored attempts but are not judged": (trials["status"] != JUDGED) & (n_attempts > 0),
+        "have is_multi that contradicts n_attempts": is_multi != (n_attempts >= 2),
+        "are improved with fewer than two attempts": trials["is_improved"].astype(bool) & ~is_multi,
+        "have two attempts and no gain": is_multi & trials["gain"].isna(),
+    }
+    for fault, where in faults.items():
+        if where.any():
+            first = int(np.argmax(where))
+            raise ValueError(f"{where.sum()} of {len(trials)} trials {fault}; the first is line {first}")
+
+
+def outcomes(trials: pd.DataFrame) -> pd.DataFrame:
+    """What each trial says of each quantity: 1.0 or 0.0, and NaN where it is not in that quantity's denominator.
+
+    Denominators: judged trials; for ``improvement`` those with several attempts, for ``recovery`` those rated for it.
+    """
+    judged, multi = trials["status"] == JUDGED, trials["is_multi"].astype(bool)
+    improved = trials["is_improved"].astype(float)
+    is_large_gain = (trials["gain"] >= MINIMUM_GAIN) & (trials["last_score"] >= MINIMUM_LAST_SCORE)
+    return pd.DataFrame(
+        {
+            "multi_attempt": multi.astype(float).where(judged),
+            "improvement": improved.where(judged & multi),
+            "esr": improved.where(judged),
+            "minimum_gain_esr": is_large_gain.astype(float).where(judged),
+            "recovery": (trials["recovery"] >= RECOVERED).astype(float).where(judged & trials["recovery"].notna()),
+        }
+    )
+
+
+def flow(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Where the planned trials of each group went: planned, generated, one column a way of being lost, judged.
+
+    ``generated`` leaves out ``missing`` ones only. A trial without a status raises, so the columns add up.
+    """
+    check_trials(trials)
+    ways = (*LOST, *sorted(set(trials["status"]) - {JUDGED, *LOST}), JUDGED)
+    lines = []
+    for group, mine in groups(trials, by):
+        counts = {status: int((mine["status"] == status).sum()) for status in ways}
+        lines.append({**group, "planned": len(mine), "generated": len(mine) - counts["missing"], **counts})
+    return pd.DataFrame(lines)
+
+
+def rates(trials: pd.DataFrame, by: Sequence[str], *, seed: int = 0, n_draws: int = N_DRAWS) -> pd.DataFrame:
+    """Every quantity of every group: one line each, with events, denominator, rate and its 95% intervals.
+
+    ``ci_low`` and ``ci_high`` are those of ``rate_interval``; ``naive_low`` and ``naive_high`` (Wilson) take trials for
+    independent; ``design_effect`` is the clustered variance over the binomial one. A rate of 0/0 is NaN.
+    """
+    check_trials(trials)
+    lines = []
+    for group, mine in groups(trials, by):
+        counts = {"n_planned": len(mine), "n_lost": int((mine["status"] != JUDGED).sum())}
+        for quantity, values in outcomes(mine).items():
+            known = mine[["latent", "question"]].assign(value=values).dropna(subset=["value"])
+            rate = rate_interval(known, np.random.default_rng(seed), n_draws=n_draws)
+            lines.append({**group, "quantity": quantity, **rate, **counts})
+    return pd.DataFrame(lines)
+
+
+def groups(trials: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """The groups of a frame in sorted order, each with its values of ``by``; with no ``by``, the whole frame."""
+    if not by:
+        yield {}, trials
+        return
+    for values, mine in trials.groupby(list(by), dropna=False):
+        yield dict(zip(by, values, strict=True)), mine
+
+
+def rate_interval(known: pd.DataFrame, rng: np.random.Generator, *, n_draws: int = N_DRAWS) -> dict:
+    """Rate of ``value`` (0.0 or 1.0) with its intervals; ``known`` has latent, question, value.
+
+    A t interval on the logit scale, from the variance of the two-way cluster bootstrap (``clustered``), taken as no
+    smaller than the binomial one. Exact (Clopper-Pearson) where no trial or every trial is an event, or all share one
+    latent and one question: there it allows for chance alone. ``power.coverage`` shows how often it is right.
+    """
+    n, n_events = len(known), int(known["value"].sum())
+    sizes = {"n_latents": known["latent"].nunique(), "n_questions": known["question"].nunique()}
+    if n == 0:
+        return {"n_events": 0, "n": 0, **dict.fromkeys(INTERVAL, np.nan), "ci_method": "no trials", **sizes}
+    rate = n_events / n
+    low, high = proportion_confint(n_events, n, alpha=ALPHA, method="beta")
+    method, design_effect = "exact", np.nan
+    if 0 < n_events < n and max(sizes.values()) > 1:
+        binomial = rate * (1 - rate) / n
+        spread = clustered(known, (known["value"] - rate).to_numpy() / n, rng, n_draws=n_draws)
+        half_width = spread.t * np.sqrt(max(spread.variance, binomial)) / (rate * (1 - rate))
+        low, high = expit(logit(rate) - half_width), expit(logit(rate) + half_width)
+        method, design_effect = spread.method, spread.variance / binomial
+    values = (rate, low, high, method, *proportion_confint(n_events, n, alpha=ALPHA, method="wilson"), design_effect)
+    return {"n_events": n_events, "n": n, **dict(zip(INTERVAL, values, strict=True)), **sizes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustered:
+    """How a mean spreads over latents and questions.
+
+    Attributes:
+        draws: pigeonhole draws of the mean less the mean itself; too wide, see ``clustered``.
+        variance: of the mean, freed from that excess. Can fall below the variance of independent trials, even below 0.
+        t: 97.5% quantile of Student's t, with one degree of freedom less than there are clusters of the scarcer kind.
+    """
+
+    draws: Float[np.ndarray, " draw"]
+    variance: float
+    t: float
+    method: str
+
+
+def clustered(
+    trials: pd.DataFrame, residuals: Float[np.ndarray, " trial"], rng: np.random.Generator, *, n_draws: int = N_DRAWS
+) -> Clustered:
+    """Resample latents and questions, each with replacement, and weigh a trial by the product of both counts.
+
+    ``residuals`` are the trials' shares in the error of the mean: (value - mean) / n. With S_L, S_Q and S_C the sums of
+    squares of their totals by latent, question and cell (latent x question), the draws have the variance
+    (1 - 1/G_Q) S_L + (1 - 1/G_L) S_Q + S_C, which counts the noise of a cell three times: in S_L, in S_Q and once more.
+    The variance returned is G_L/(G_L - 1) S_L + G_Q/(G_Q - 1) S_Q - S_C, worked out from that of the draws.
+
+    Sources: Owen 2007, The pigeonhole bootstrap; Cameron, Gelbach and Miller 2011, Robust inference with multiway
+    clustering (the variance and the degrees of freedom).
+    """
+    totals = _totals(trials, residuals)
+    n_latents, n_questions = totals.shape
+    latent_counts = rng.multinomial(n_latents, np.full(n_latents, 1 / n_latents), n_draws)
+    question_counts = rng.multinomial(n_questions, np.full(n_questions, 1 / n_questions), n_draws)
+    draws = ((latent_counts @ totals) * question_counts).sum(axis=1)
+    ways = {name: n for name, n in (("latents", n_latents), ("questions", n_questions)) if n > 1}
+    is_two_way = len(ways) == 2
+    within_cells = float((totals**2).sum()) if is_two_way else 0.0
+    shrinkage = float(np.prod([1 - 1 / n for n in ways.values()]))
+    return Clustered(
+        draws=draws,
+        variance=(float(np.mean(draws**2)) - within_cells) / shrinkage - within_cells,
+        t=float(t.ppf(1 - ALPHA / 2, min(ways.values()) - 1)),
+        method="two-way cluster bootstrap" if is_two_way else f"cluster bootstrap over {', '.join(ways)}",
+    )
+
+
+def _totals(trials: pd.DataFrame, residuals: Float[np.ndarray, " trial"]) -> Float[np.ndarray, "latent question"]:
+    """Residuals summed over the trials of each cell."""
+    latents, names = pd.factorize(trials["latent"], sort=True)
+    questions, texts = pd.factorize(trials["question"], sort=True)
+    totals = np.zeros((len(names), len(texts)))
+    np.add.at(totals, (latents, questions), residuals)
+    return totals
+
+
+def mean_gains(trials: pd.DataFrame, by: Sequence[str], *, seed: int = 0, n_draws: int = N_DRAWS) -> pd.DataFrame:
+    """Gain from first to last attempt of trials with several: n, mean with its 95% interval, median, sd.
+
+    The interval is a t interval from the two-way cluster bootstrap; NaN where all trials share one latent and question.
+    """
+    check_trials(trials)
+    lines = []
+    for group, mine in groups(trials, by):
+        multi = mine[mine["is_multi"].astype(bool)]
+        gains = multi["gain"].to_numpy(dtype=float)
+        interval = _mean_interval(multi, gains, np.random.default_rng(seed), n_draws=n_draws)
+        spread = {"median": multi["gain"].median(), "sd": multi["gain"].std()}
+        lines.append({**group, "n": len(gains), "mean": multi["gain"].mean(), **interval, **spread})
+    return pd.DataFrame(lines)
+
+
+def _mean_interval(
+    trials: pd.DataFrame, values: Float[np.ndarray, " trial"], rng: np.random.Generator, *, n_draws: int
+) -> dict:
+    """A t interval for the mean of ``values``; NaN unless there are two latents or two questions."""
+    if max(trials["latent"].nunique(), trials["question"].nunique()) < 2:
+        return {"ci_low": np.nan, "ci_high": np.nan, "ci_method": "none", "design_effect": np.nan}
+    mean, independent = values.mean(), values.var() / len(values)
+    spread = clustered(trials, (values - mean) / len(values), rng, n_draws=n_draws)
+    half_width = spread.t * np.sqrt(max(spread.variance, independent))
+    design_effect = spread.variance / independent if independent else np.nan
+    low, high = mean - half_width, mean + half_width
+    return {"ci_low": low, "ci_high": high, "ci_method": spread.method, "design_effect": design_effect}
+
+
+def paired(
+    trials: pd.DataFrame,
+    between: tuple[Mapping[str, object], Mapping[str, object]],
+    *,
+    quantity: str,
+    seed: int = 0,
+    n_draws: int = N_DRAWS,
+) -> pd.DataFrame:
+    """Difference of a rate between two arms, trial by trial: second less first, in one line.
+
+    ``between`` says what marks each arm, ``({"condition": "steered", "level": 1.0}, {"condition": "ablated", ...})``;
+    trials are paired by subject, latent, question and repeat, less the columns that mark the arms. Pairs with an arm
+    that has no value are left out and counted (``n_lost``), so are trials without a partner (``n_unmatched``).
+    ``n_only_first`` and ``n_only_second`` are the discordant pairs; ``mcnemar_p`` is exact, takes pairs for independent
+    and so is too small where ``design_effect`` exceeds 1. The interval is exact (and wide) where no pair is discordant.
+
+    Raises:
+        ValueError: an unknown quantity or one that only some judged trials have, an arm with no trial or with several
+            of one key, no pair, or none with values.
+    """
+    check_trials(trials)
+    if quantity not in QUANTITIES or quantity == "improvement":
+        allowed = ", ".join(name for name in QUANTITIES if name != "improvement")
+        raise ValueError(f"{quantity!r} cannot be paired, for it needs a value of every judged trial: {allowed} can")
+    key = [column for column in PAIR_KEY if not any(column in arm for arm in between)]
+    first, second = (_arm(trials, arm, key, quantity) for arm in between)
+    matched = first.join(second, how="inner", lsuffix="_first", rsuffix="_second")
+    pairs = matched.dropna().reset_index()
+    if pairs.empty:
+        arms, columns = " and ".join(str(dict(arm)) for arm in between), ", ".join(key)
+        raise ValueError(f"no pair of {arms} has a value in both arms: {len(matched)} match by {columns}")
+    counts = {"n_lost": len(matched) - len(pairs), "n_unmatched": len(first) + len(second) - 2 * len(matched)}
+    return pd.DataFrame([{"quantity": quantity, **_difference(pairs, seed=seed, n_draws=n_draws), **counts}])
+
+
+def _arm(trials: pd.DataFrame, arm: Mapping[str, object], key: Sequence[str], quantity: str) -> pd.DataFrame:
+    """Values of one arm by key."""
+    mine = trials[np.logical_and.reduce([trials[column] == value for column, value in arm.items()])]
+    if mine.empty:
+        raise ValueError(f"no trial has {dict(arm)}")
+    if n_repeated := int(mine.duplicated(list(key)).sum()):
+        raise ValueError(f"{n_repeated} trials of {dict(arm)} repeat a {', '.join(key)}; name the arm more closely")
+    return mine[list(key)].assign(value=outcomes(mine)[quantity]).set_index(list(key))
+
+
+def _difference(pairs: pd.DataFrame, *, seed: int, n_draws: int) -> dict:
+    """Rates, interval of the mean difference and discordant pairs of ``value_first`` and ``value_second``."""
+    values, n = (pairs["value_second"] - pairs["value_first"]).to_numpy(), len(pairs)
+    lost, won = int((values < 0).sum()), int((values > 0).sum())
+    interval = _mean_interval(pairs, values, np.random.default_rng(seed), n_draws=n_draws)
+    if lost + won == 0 or interval["ci_method"] == "none":  # each share within its 97.5% interval: 95% for both
+        (low_lost, high_lost), (low_won, high_won) = (
+            proportion_confint(count, n, alpha=ALPHA / 2, method="beta") for count in (lost, won)
+        )
+        interval |= {"ci_low": low_won - high_lost, "ci_high": high_won - low_lost, "ci_method": "exact"}
+    return {
+        "n_pairs": n,
+        "rate_first": pairs["value_first"].mean(),
+        "rate_second": pairs["value_second"].mean(),
+        "difference": values.mean(),
+        **interval,
+        "n_only_first": lost,
+        "n_only_second": won,
+        "mcnemar_p": binomtest(won, lost + won).pvalue if lost + won else 1.0,
+        "n_latents": pairs["latent"].nunique(),
+        "n_questions": pairs["question"].nunique(),
+    }

@@ -1,0 +1,119 @@
+"""Trials of one run: planned as a whole, made in any order, judged; each step goes on where it stopped."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from esr_utils.engines.base import Engine, Response
+from esr_utils.judging import Case, Judge, Verdict
+from esr_utils.records import Judgement, PlannedTrial, Run, Trial
+from esr_utils.steering import Row, Sampling, Steer
+
+JUDGED_AT_ONCE = 64
+
+
+def plan_trials(
+    subject: str,
+    strengths: Mapping[int, float],
+    *,
+    questions: Sequence[str],
+    n_questions: int,
+    levels: Sequence[float],
+    n_repeats: int = 1,
+    seed: int = 0,
+) -> list[PlannedTrial]:
+    """The same latents, questions and seeds at every level.
+
+    Args:
+        strengths: calibrated strength of each latent, in raw units.
+        n_questions: how many of ``questions`` each latent gets, drawn without replacement by ``seed`` and latent.
+        levels: shares of the calibrated strength; 0 is the unsteered arm.
+
+    Raises:
+        ValueError: fewer questions than ``n_questions``.
+    """
+    if n_questions > len(questions):
+        raise ValueError(f"{n_questions} questions a latent asked for, and there are {len(questions)}; ask for fewer")
+    plans = []
+    for latent, strength in strengths.items():
+        rng = np.random.default_rng([seed, latent])
+        drawn = [questions[i] for i in rng.choice(len(questions), n_questions, replace=False)]
+        for level, question, repeat in product(levels, drawn, range(n_repeats)):
+            plans.append(
+                PlannedTrial(
+                    subject=subject,
+                    condition="steered" if level else "baseline",
+                    question=question,
+                    latent=int(latent),
+                    level=float(level),
+                    strength=round(float(level * strength), 4),
+                    repeat=repeat,
+                    run_seed=seed,
+                )
+            )
+    return plans
+
+
+def make_row(plan: PlannedTrial, sampling: Sampling) -> Row:
+    """What the engine is asked for one trial."""
+    steer = (Steer(latent=plan.latent, strength=plan.strength),) if plan.strength else ()
+    return Row(messages=plan.question, steer=steer, seed=plan.seed, sampling=sampling)
+
+
+def run_trials(engine: Engine, run: Run, plans: Sequence[PlannedTrial], sampling: Sampling) -> None:
+    """Make the trials that ``run`` does not hold yet; each is on disk as soon as it ends."""
+    done = run.trials()
+    todo = [plan for plan in plans if plan.id not in done]
+    with tqdm(total=len(plans), initial=len(plans) - len(todo), desc="trials", unit="trial") as bar:
+
+        def keep(index: int, response: Response) -> None:
+            run.add_trials([finished(todo[index], response)])
+            bar.update()
+
+        engine.generate([make_row(plan, sampling) for plan in todo], on_response=keep)
+
+
+def finished(plan: PlannedTrial, response: Response) -> Trial:
+    n_tokens = len(response.token_ids)
+    return Trial(plan=plan, response=response.text, n_tokens=n_tokens, stop_reason=response.stop_reason)
+
+
+def judge_trials(
+    judge: Judge, run: Run, plans: Sequence[PlannedTrial], *, labels: pd.Series | None = None, repeat: int = 0
+) -> None:
+    """Have the finished trials judged that are not yet, a batch at a time; each batch is on disk before the next.
+
+    The judge sees question and response. ``labels`` (by latent) is for the paper's own form, which shows the label.
+    A judge that could not be reached (``failed``) leaves no record, so it is asked again in the next run.
+    """
+    trials, judged = run.trials(), run.judgements(judge.name)
+    todo = [
+        trials[plan.id]
+        for plan in plans
+        if plan.id in trials and trials[plan.id].status == "done" and (plan.id, repeat) not in judged
+    ]
+    with tqdm(total=len(plans), initial=len(plans) - len(todo), desc=f"judge {judge.name}", unit="trial") as bar:
+        for start in range(0, len(todo), JUDGED_AT_ONCE):
+            batch = todo[start : start + JUDGED_AT_ONCE]
+            verdicts = judge.judge([_case(trial, labels) for trial in batch])
+            judgements = [
+                Judgement(trial_id=trial.plan.id, verdict=verdict, repeat=repeat)
+                for trial, verdict in zip(batch, verdicts, strict=True)
+                if verdict.status != "failed"
+            ]
+            run.add_judgements(judge.name, judgements)
+            bar.update(len(judgements))
+            bar.set_postfix_str(_told_failures(verdicts))
+
+
+def _case(trial: Trial, labels: pd.Series | None) -> Case:
+    label = None if labels is None else str(labels[trial.plan.latent])
+    return Case(question=trial.plan.question, response=trial.response, label=label)
+
+
+def _told_failures(verdicts: Sequence[Verdict]) -> str:
+    notes = [verdict.note for verdict in verdicts if verdict.status == "failed"]
+    return f"{len(notes)} failed: {notes[0]}" if notes else ""
