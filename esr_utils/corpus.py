@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from esr_utils import embedded
+from esr_utils import wheels
 from esr_utils.config import DATA
 from esr_utils.models import Pair, load_model
 from esr_utils.sae import SAE
@@ -68,7 +68,7 @@ def corpus_rows(shard: int) -> list[tuple[int, Row]]:
 
 
 def corpus_dir() -> Path:
-    return embedded.cache_dir() / "corpus"
+    return wheels.cache_dir() / "corpus"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

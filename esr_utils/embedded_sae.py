@@ -302,9 +302,9 @@ def build(recipe: Recipe) -> dict:
 SHIPPED = Recipe(layer=18, d_sae=4096, k=32, n_samples=3_500_000)
 
 if __name__ == "__main__":
-    from esr_utils import embedded
+    from esr_utils import wheels
 
-    work = embedded.cache_dir() / "sae_comparison"
+    work = wheels.cache_dir() / "sae_comparison"
     work.mkdir(parents=True, exist_ok=True)
     if not (FOLDER / "comparison.csv").exists():
         compare(work).to_csv(FOLDER / "comparison.csv", index=False)

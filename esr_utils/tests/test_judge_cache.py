@@ -16,6 +16,7 @@ from esr_utils.judges.replies import Reply
 REPLY = Reply(text='{"attempts": []} \x00 ☕', stop="end_turn", input_tokens=12, output_tokens=3, seconds=0.5)
 WRITER = """
 import sys
+import time
 from pathlib import Path
 from esr_utils.judges.cache import Cache
 from esr_utils.judges.replies import Reply
@@ -23,6 +24,7 @@ cache = Cache(Path(sys.argv[1]))
 for i in range(100_000):
     cache.put(f"{sys.argv[2]}{i}", Reply(text=str(i) * 50), model="m", form="structured")
     print(i, flush=True)
+    time.sleep(0.02)
 """
 
 
@@ -69,8 +71,8 @@ def test_many_threads_write_and_read_one_cache(tmp_path):
         return cache.get(str(i)).text == str(i)
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(200)))
-    assert len(cache) == 200
+        assert all(pool.map(work, range(60)))
+    assert len(cache) == 60
 
 
 def test_killed_processes_leave_a_cache_that_holds_all_they_stored(tmp_path):
@@ -78,7 +80,7 @@ def test_killed_processes_leave_a_cache_that_holds_all_they_stored(tmp_path):
     writers = {prefix: writer(path, prefix) for prefix in "ab"}  # both make the file, and both write to it
     stored = dict.fromkeys(writers, -1)
     for prefix, process in writers.items():
-        while stored[prefix] < 30:
+        while stored[prefix] < 5:
             stored[prefix] = int(process.stdout.readline())
     for prefix, process in writers.items():
         process.send_signal(signal.SIGKILL)
