@@ -131,9 +131,10 @@ def _correlation(first: Float[np.ndarray, " pair"], second: Float[np.ndarray, " 
 
 
 def icc_agreement(scores: Float[np.ndarray, "trial grading"]) -> float:
-    """Intraclass correlation ICC(A,1): two-way, absolute agreement, one grading; NaN for constant scores or under 3 trials.
+    """Intraclass correlation ICC(A,1): two-way, absolute agreement, one grading.
 
-    A judge that scores everything ten points higher loses by it, unlike in a correlation. Source: McGraw and Wong 1996.
+    A judge that scores everything ten points higher loses by it, unlike in a correlation. NaN if all scores are the
+    same or there are fewer than three trials. Source: McGraw and Wong 1996.
     """
     n, k = scores.shape
     by_trial, by_grading, mean = scores.mean(axis=1), scores.mean(axis=0), scores.mean()

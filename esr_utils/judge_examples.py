@@ -65,8 +65,8 @@ class Maker:
         self.rng = np.random.default_rng([seed, which])
         self.questions = load_prompts("discovery")[which::2]
         self.latents = concrete[which::2]
-        self.restarts = (FOLDER / f"restarts_{half}.txt").read_text().splitlines()
-        self.near_misses = (FOLDER / f"near_misses_{half}.txt").read_text().splitlines()
+        self.restarts = (FOLDER / "phrases" / f"restarts_{half}.txt").read_text().splitlines()
+        self.near_misses = (FOLDER / "phrases" / f"near_misses_{half}.txt").read_text().splitlines()
 
     def all(self) -> Iterator[Example]:
         for kind, n in N_OF_KIND.items():

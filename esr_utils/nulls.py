@@ -18,7 +18,8 @@ def order_null(attempts: pd.DataFrame, *, seed: int = 0, n_draws: int = N_ORDERS
     Raises:
         ValueError: an attempt without a score, or two with the same trial_id and index.
 
-    Source: method.md, section (l), item 3.
+    Differs from the paper, which has no null: its improvement rates of 47 to 53% are what such attempts would give
+    (method.md, section l, item 3).
     """
     scores, starts, sizes = _multi_attempt_scores(attempts)
     observed = _statistics(scores[starts + sizes - 1] - scores[starts])
@@ -91,9 +92,9 @@ def matched_cuts(
 def placebo_trials(trials: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     """The trials of ``parts`` as if their two parts had been attempts, for ``rates`` and ``mean_gains``.
 
-    ``parts`` has trial_id, index (0 and 1) and the judge's score of each part of single-attempt responses. ``condition``
-    becomes ``placebo``; a trial with a part that has no score is ``failed``. Only ``improvement`` and the gain mean
-    something here: what a later part gains without a restart.
+    ``parts`` has trial_id, index (0 and 1) and score: what the judge gives each part of single-attempt responses. The
+    ``condition`` becomes ``placebo``, a trial with an unscored part is ``failed``. Only ``improvement`` and the gain
+    mean something here: what a later part gains without a restart.
 
     Raises:
         ValueError: a trial that is not there, had not exactly one attempt, or has not exactly parts 0 and 1.

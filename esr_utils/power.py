@@ -18,6 +18,12 @@ from statsmodels.stats.proportion import proportion_confint
 from esr_utils.metrics import ALPHA, N_DRAWS, check_trials, clustered, groups, outcomes, rate_interval
 
 NO_RATE = 1e-9  # stands for a rate of 0 (and 1 less it for 1), at which the variance vanishes
+N_PERCENTILE_DRAWS = 2000  # of the intervals that were not chosen
+
+CHOSEN = "rates: bias-corrected bootstrap, logit t"
+PERCENTILE = "pigeonhole bootstrap, percentile"
+BASIC = "pigeonhole bootstrap, basic"
+WILSON = "Wilson, trials independent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,13 +214,13 @@ def _intervals(trials: pd.DataFrame, rng: np.random.Generator, *, n_draws: int) 
     known = trials[["latent", "question"]].assign(value=outcomes(trials)["multi_attempt"])
     chosen = rate_interval(known, rng, n_draws=n_draws)
     rate = chosen["rate"]
-    spread = clustered(known, (known["value"] - rate).to_numpy() / len(known), rng, n_draws=n_draws)
+    spread = clustered(known, (known["value"] - rate).to_numpy() / len(known), rng, n_draws=N_PERCENTILE_DRAWS)
     low, high = np.quantile(spread.draws, [ALPHA / 2, 1 - ALPHA / 2])
     return {
-        "rates (bias-corrected variance, logit t)": (chosen["ci_low"], chosen["ci_high"]),
-        "pigeonhole percentile": (rate + low, rate + high),
-        "pigeonhole basic": (rate - high, rate - low),
-        "Wilson (independent trials)": (chosen["naive_low"], chosen["naive_high"]),
+        CHOSEN: (chosen["ci_low"], chosen["ci_high"]),
+        PERCENTILE: (rate + low, rate + high),
+        BASIC: (rate - high, rate - low),
+        WILSON: (chosen["naive_low"], chosen["naive_high"]),
     }
 
 
@@ -238,8 +244,10 @@ def _gee(values: np.ndarray, latents: np.ndarray) -> dict:
     """Rate, interval, correlation within a latent and note of a GEE with nothing but an intercept."""
     n_latents = len(np.unique(latents))
     blank = dict.fromkeys(("rate", "ci_low", "ci_high", "correlation"), np.nan)
-    if len(values) == 0 or values.min() == values.max():
-        return {**blank, "note": "not fitted: no events" if not values.sum() else "not fitted: every trial is an event"}
+    if len(values) == 0:
+        return {**blank, "note": "not fitted: no trials"}
+    if values.min() == values.max():
+        return {**blank, "note": "not fitted: every trial is an event" if values[0] else "not fitted: no events"}
     if n_latents < 2:
         return {**blank, "note": "not fitted: one latent"}
     model = GEE(values, np.ones((len(values), 1)), latents, family=Binomial(), cov_struct=Exchangeable())

@@ -35,8 +35,11 @@ class Topicality:
 
     def __call__(self, questions: Sequence[str], responses: Sequence[str]) -> Float[np.ndarray, " response"]:
         """One score a response: 0 if it says no more of its question than of others, 100 as an unsteered answer."""
-        information = np.array([curve.mean() if len(curve) else 0.0 for curve in self.curves(questions, responses)])
-        return 100 * np.clip(information / self.on_topic, 0.0, 1.0)
+        return 100 * np.clip(self.information(questions, responses) / self.on_topic, 0.0, 1.0)
+
+    def information(self, questions: Sequence[str], responses: Sequence[str]) -> Float[np.ndarray, " response"]:
+        """Mean information about the question in each response, in nats a token."""
+        return np.array([curve.mean() if len(curve) else 0.0 for curve in self.curves(questions, responses)])
 
     def curves(self, questions: Sequence[str], responses: Sequence[str]) -> list[Float[np.ndarray, " pos"]]:
         """Information about the question in each response token, in nats: log p(token | question) less the log of

@@ -69,7 +69,7 @@ class Price:
     input_usd: float
     output_usd: float
 
-    def usd(self, input_tokens: float, output_tokens: float) -> float:
+    def usd(self, input_tokens: int, output_tokens: int) -> float:
         return (self.input_usd * input_tokens + self.output_usd * output_tokens) / 1e6
 
 
@@ -278,17 +278,17 @@ class RemoteJudge(ABC):
 
     def _ask_all(self, cases: Sequence[Case]) -> dict[Case, Verdict]:
         """Ask in threads, which works in a notebook, where an event loop already runs. An error stops all of them."""
-        stop, verdicts = threading.Event(), {}
+        stop, verdicts, n_lost = threading.Event(), {}, 0
         pool = ThreadPoolExecutor(self.limits.concurrency)
         try:
             futures = {pool.submit(self._verdict, case, stop): case for case in cases}
             with tqdm(total=len(cases), desc=self.name) as bar:
                 for future in as_completed(futures):
-                    verdicts[futures[future]] = future.result()
-                    lost = sum(verdict.status in ("failed", "unparsed") for verdict in verdicts.values())
+                    verdict = verdicts[futures[future]] = future.result()
+                    n_lost += verdict.status in ("failed", "unparsed")
                     cost = {} if self.spent.usd is None else {"usd": f"{self.spent.usd:.3f}"}
                     bar.update()
-                    bar.set_postfix({"lost": lost, **cost})
+                    bar.set_postfix({"lost": n_lost, **cost})
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -322,9 +322,7 @@ class RemoteJudge(ABC):
         try:
             reply = self._send(prompt, schema=schema)
         except NoSchemaError as error:
-            warnings.warn(
-                f"{self.base_url} takes no JSON schema, so the judge is held to it by words: {error}", stacklevel=1
-            )
+            warnings.warn(f"{self.base_url} takes no JSON schema; the judge is asked in words: {error}", stacklevel=1)
             self._has_schema = False
             reply = self._send(prompt, schema=None)
         return replace(reply, seconds=perf_counter() - started)
@@ -399,7 +397,7 @@ class RemoteJudge(ABC):
             parts.append(f"t{self.temperature}")
         if self.repeat:
             parts.append(f"repeat{self.repeat}")
-        return re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-.")
+        return re.sub(r"(?:[^a-z0-9.]|\.{2,})+", "-", "-".join(parts).lower()).strip("-.")
 
     def _key(self) -> str:
         """The secret, from the environment alone; it goes to the SDK and is kept nowhere else."""

@@ -5,6 +5,7 @@ A reply that cannot be read is never counted as "no attempts", and an attempt co
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -74,7 +75,7 @@ def read_reply(reply: Reply, response: str, *, form: Form) -> Verdict:
     if reply.stop in DECLINED:
         raise UnreadableError("the judge declined to reply")
     try:
-        fields = _parse(_json_part(reply.text, tags=form == "faithful"), form=form)
+        fields = _parse(reply.text, form=form)
         spans = locate([scored.attempt_text for scored in fields.attempts], response)
     except UnreadableError as error:
         cut = " (it was cut off at max_tokens)" if reply.stop in CUT_OFF else ""
@@ -87,27 +88,35 @@ def read_reply(reply: Reply, response: str, *, form: Form) -> Verdict:
     return Verdict(status="judged" if attempts else "no_attempt", attempts=tuple(attempts), recovery=recovery)
 
 
-def _json_part(text: str, *, tags: bool) -> str:
-    """What stands between the first <json> and the first </json>, else between the first { and the last }.
+def _json_parts(text: str, *, tags: bool) -> Iterator[str]:
+    """What may be the JSON of a reply: between the first <json> and the first </json>, then the outermost braces.
 
-    Source of the faithful form: the paper's parser, which also looks for tags first.
+    Source of the faithful form: the paper's parser. Differs from the paper: the braces are also tried where the tags
+    hold no JSON, since a response may itself contain a tag.
     """
     if text.lstrip().startswith("<think>"):  # some servers leave a model's thoughts in its reply
         text = text.partition("</think>")[2]
     start, end = text.find("<json>"), text.find("</json>")
     if tags and 0 <= start < end:
-        return text[start + len("<json>") : end]
+        yield text[start + len("<json>") : end]
     start, end = text.find("{"), text.rfind("}")
-    if not 0 <= start < end:
-        raise UnreadableError(f"it holds no JSON object: {_shown(text)}")
-    return text[start : end + 1]
+    if 0 <= start < end:
+        yield text[start : end + 1]
 
 
 def _parse(text: str, *, form: Form) -> _Faithful:
-    try:
-        found = json.loads(text, strict=False)  # not strict: line breaks inside strings pass
-    except (ValueError, RecursionError) as error:
-        raise UnreadableError(f"its JSON is broken ({_shown(str(error))}): {_shown(text)}") from None
+    reason = f"it holds no JSON object: {_shown(text)}"
+    for part in _json_parts(text, tags=form == "faithful"):
+        try:
+            found = json.loads(part, strict=False)  # not strict: line breaks inside strings pass
+        except (ValueError, RecursionError) as error:
+            reason = f"its JSON is broken ({_shown(str(error))}): {_shown(part)}"
+        else:
+            return _validated(found, form=form)
+    raise UnreadableError(reason)
+
+
+def _validated(found: object, *, form: Form) -> _Faithful:
     try:
         return (_Structured if form == "structured" else _Faithful).model_validate(found)
     except ValidationError as errors:
