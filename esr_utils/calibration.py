@@ -13,8 +13,9 @@ from scipy.special import betainc
 from tqdm.auto import tqdm
 
 from esr_utils.engines.base import Engine
+from esr_utils.journal import Journal
+from esr_utils.judging import Score
 from esr_utils.steering import Row, Sampling, Steer
-from esr_utils.topicality import Score
 
 VERIFY = -1  # stage of the fresh responses at the strength that was found
 
@@ -92,11 +93,21 @@ class Bisection:
 
 
 def calibrate(
-    engine: Engine, score: Score, latents: Sequence[int], questions: Sequence[str], settings: CalibrationSettings
+    engine: Engine,
+    score: Score,
+    latents: Sequence[int],
+    questions: Sequence[str],
+    settings: CalibrationSettings,
+    *,
+    journal: Journal | None = None,
 ) -> pd.DataFrame:
     """Search the strength of every latent at once: each step probes all of them in one batch, then all are verified.
 
     Returns one line a response: latent, stage (the step, or ``VERIFY``), strength, question, seed, response, score.
+    A response without a score (the judge found no attempt) is kept, and left out of the mean.
+
+    Args:
+        journal: keeps each stage as it ends, by latent, stage and seed, so that a killed search goes on there.
     """
     for latent in latents:
         engine.pair.sae.check_latent(latent)
@@ -104,41 +115,63 @@ def calibrate(
     probes = []
     for step in tqdm(range(settings.n_steps), desc="calibrate"):
         strengths = {latent: belief.median for latent, belief in beliefs.items()}
-        probed = _probe(engine, score, strengths, questions, settings, stage=step)
-        for latent, mean in probed.groupby("latent")["score"].mean().items():
+        probed = _probe(engine, score, _draw(strengths, questions, settings, stage=step), settings, journal)
+        for latent, mean in probed.groupby("latent")["score"].mean().dropna().items():
             beliefs[latent].update(float(mean))
         probes.append(probed)
     found = {latent: _rounded(belief) for latent, belief in beliefs.items()}
     check = replace(settings, n_samples=settings.n_verify)
-    return pd.concat([*probes, _probe(engine, score, found, questions, check, stage=VERIFY)], ignore_index=True)
+    verified = _probe(engine, score, _draw(found, questions, check, stage=VERIFY), check, journal)
+    return pd.concat([*probes, verified], ignore_index=True)
 
 
 def _rounded(belief: Bisection) -> float:
     return round(belief.median, 2)
 
 
-def _probe(
-    engine: Engine,
-    score: Score,
-    strengths: Mapping[int, float],
-    questions: Sequence[str],
-    settings: CalibrationSettings,
-    *,
-    stage: int,
+def _draw(
+    strengths: Mapping[int, float], questions: Sequence[str], settings: CalibrationSettings, *, stage: int
 ) -> pd.DataFrame:
-    """``n_samples`` fresh responses of each latent, each to another question, drawn by seed, latent and stage."""
-    drawn, rows = [], []
+    """``n_samples`` probes of each latent, each of another question, drawn by seed, latent and stage."""
+    drawn = []
     for latent, strength in strengths.items():
         rng = np.random.default_rng([settings.seed, latent, stage - VERIFY])
         chosen = rng.choice(len(questions), settings.n_samples, replace=settings.n_samples > len(questions))
         for i, seed in zip(chosen, rng.integers(2**31, size=settings.n_samples), strict=True):
-            steer = (Steer(latent=latent, strength=strength),)
-            rows.append(Row(messages=questions[i], steer=steer, seed=int(seed), sampling=settings.sampling))
             drawn.append((latent, stage, strength, questions[i], int(seed)))
-    frame = pd.DataFrame(drawn, columns=["latent", "stage", "strength", "question", "seed"])
-    frame["response"] = [response.text for response in engine.generate(rows)]
-    frame["score"] = score(frame["question"].tolist(), frame["response"].tolist())
+    return pd.DataFrame(drawn, columns=["latent", "stage", "strength", "question", "seed"])
+
+
+def _probe(
+    engine: Engine, score: Score, drawn: pd.DataFrame, settings: CalibrationSettings, journal: Journal | None
+) -> pd.DataFrame:
+    """The drawn probes with ``response`` and ``score``: read from the journal if all are there, else made."""
+    kept = _recorded(drawn, journal) if journal else None
+    if kept is not None:
+        return kept
+    rows = [
+        Row(
+            messages=probe.question,
+            steer=(Steer(latent=probe.latent, strength=probe.strength),),
+            seed=probe.seed,
+            sampling=settings.sampling,
+        )
+        for probe in drawn.itertuples()
+    ]
+    responses = [response.text for response in engine.generate(rows)]
+    frame = drawn.assign(response=responses, score=score(drawn["question"].tolist(), responses))
+    if journal:
+        journal.append(frame.astype(object).where(frame.notna(), None).to_dict("records"))
     return frame
+
+
+def _recorded(drawn: pd.DataFrame, journal: Journal) -> pd.DataFrame | None:
+    records = {tuple(record[field] for field in journal.key): record for record in journal.read()}
+    keys = list(zip(*(drawn[field].tolist() for field in journal.key), strict=True))
+    if not all(key in records for key in keys):
+        return None
+    frame = pd.DataFrame([records[key] for key in keys])
+    return frame.astype({"score": float})
 
 
 def beliefs_after(probes: pd.DataFrame, settings: CalibrationSettings) -> dict[int, Bisection]:
@@ -146,8 +179,8 @@ def beliefs_after(probes: pd.DataFrame, settings: CalibrationSettings) -> dict[i
     beliefs = {}
     for latent, mine in probes[probes["stage"] != VERIFY].groupby("latent", sort=False):
         beliefs[latent] = Bisection(settings)
-        for _, step in mine.groupby("stage"):
-            beliefs[latent].update(float(step["score"].mean()))
+        for mean in mine.groupby("stage")["score"].mean().dropna():
+            beliefs[latent].update(float(mean))
     return beliefs
 
 
@@ -168,7 +201,7 @@ def calibration_table(probes: pd.DataFrame, settings: CalibrationSettings) -> pd
                 "strength_p90": belief.quantile(0.9),
                 "verified_score": verified.mean(),
                 "verified_sd": verified.std(),
-                "n_verified": len(verified),
+                "n_verified": int(verified.notna().sum()),
                 "is_in_window": low <= verified.mean() <= high,
                 "target": settings.target,
                 "window_low": low,

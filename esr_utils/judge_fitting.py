@@ -6,6 +6,7 @@ Writes ``gate.npz`` and ``scales.json`` in ``data/judge/``. The ``report`` half 
 import gzip
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
@@ -18,12 +19,12 @@ from sklearn.svm import SVC
 
 from esr_utils.embedding import embed
 from esr_utils.judge_examples import FOLDER
-from esr_utils.judges.offline import OfflineJudge, Relevance, Scale, distinct_share
-from esr_utils.judges.restarts import GATE, WORDS, sentences_of
+from esr_utils.judges.offline import WAYS, OfflineJudge, Scale, distinct_share, offline_judge
+from esr_utils.judges.restarts import GATE, MIN_WORDS, WORDS, sentences_of
 from esr_utils.records import write_whole
 
-BANKS = ("1", "2", "3", "4", "5", "tune")
-FALSE_ALARMS = 1e-3  # share of sentences of ordinary responses that may pass the gate
+BANKS = (*map(str, range(1, 9)), "tune")
+FALSE_ALARMS = 4e-3  # share of ordinary sentences, hard ones among them, that may pass; in whole responses it is less
 WORD_SHARE = 0.5  # of the model of words beside the model of meaning
 GAMMA, COST = 1.0, 3.0
 SPOILED = {"salad": 15.0, "loop": 25.0, "half salad": 45.0}  # scores by the rubric of good answers that were spoiled
@@ -55,6 +56,7 @@ def fit_gate(readings: pd.DataFrame) -> None:
     restarts = [line for bank in BANKS for line in _phrases(f"restarts_{bank}")]
     others = [line for bank in BANKS for line in _phrases(f"near_misses_{bank}")]
     ordinary = gzip.decompress((FOLDER / "sentences.txt.gz").read_bytes()).decode().splitlines() + _unmarked(readings)
+    ordinary = [text for text in ordinary if len(re.findall(r"\w+", text)) >= MIN_WORDS]
     pairs = [f"{a} {b}" for a, b in zip(ordinary[::4], ordinary[1::4], strict=False) if len(a) + len(b) < 200]
     sentences = [*restarts, *others, *pairs, *ordinary]
     is_restart = np.arange(len(sentences)) < len(restarts)
@@ -80,7 +82,7 @@ def fit_gate(readings: pd.DataFrame) -> None:
         idf=words.idf_.astype(np.float32),
         weights=(WORD_SHARE * linear.coef_[0]).astype(np.float32),
         threshold=threshold,
-        floor=by_words[is_restart & (held_out > threshold)].min(),
+        floor=by_words[is_restart & (held_out > threshold)].min() - 0.5,
     )
 
 
@@ -159,16 +161,6 @@ def spoiled(gold: pd.DataFrame, *, n: int = 24, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=gold.columns)
 
 
-def relevances(reader) -> dict[str, Relevance]:
-    """The two local ways that are compared."""
-    from esr_utils.judges.offline import embedding_relevance
-    from esr_utils.prompts import load_prompts
-    from esr_utils.topicality import Topicality
-
-    likelihood = Topicality(engine=reader, distractors=load_prompts("calibration"))
-    return {"embedding": embedding_relevance, "likelihood": likelihood.information}
-
-
 def main() -> None:
     from esr_utils.engines.hf import HFEngine
     from esr_utils.models import load_pair
@@ -177,11 +169,7 @@ def main() -> None:
     fit_gate(readings)
     tune = gold_attempts(readings[readings["half"] == "tune"])
     reader = HFEngine(load_pair("smollm2-135m"))
-    unscaled = _scale(np.ones(6))
-    scales = {
-        name: asdict(fit_scale(OfflineJudge(reader=reader, relevance=relevance, scale=unscaled), tune))
-        for name, relevance in relevances(reader).items()
-    }
+    scales = {way: asdict(fit_scale(offline_judge(reader, way=way), tune)) for way in WAYS}
     write_whole(FOLDER / "scales.json", json.dumps(scales, indent=1) + "\n")
 
 

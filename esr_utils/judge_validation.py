@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from esr_utils.judge_examples import FOLDER, HALVES
-from esr_utils.judge_fitting import gold_attempts, load_readings, relevances
-from esr_utils.judges.offline import OfflineJudge, load_scale
+from esr_utils.judge_fitting import gold_attempts, load_readings
+from esr_utils.judges.offline import WAYS, offline_judge
 from esr_utils.judges.restarts import Restart, find_restarts
 from esr_utils.judging import Case, Judge, Verdict
 from esr_utils.records import write_whole
@@ -145,10 +145,7 @@ def main() -> None:
 
     readings, reader = load_readings(), HFEngine(load_pair("smollm2-135m"))
     gold = gold_attempts(readings)
-    judges = {
-        name: OfflineJudge(reader=reader, relevance=relevance, scale=load_scale(name))
-        for name, relevance in relevances(reader).items()
-    }
+    judges = {way: offline_judge(reader, way=way) for way in WAYS}
     scores = {name: judge.scores(gold["question"].tolist(), gold["text"].tolist()) for name, judge in judges.items()}
     verdicts = judge_examples(judges["embedding"], readings)
     texts = readings.drop_duplicates("id").set_index("id")["response"]

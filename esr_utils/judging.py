@@ -4,10 +4,14 @@ A judge sees the question and the response and nothing else, so it cannot know t
 strength. Only the ``faithful`` form of remote judges, which repeats the paper's, is told the latent's label.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float
+
+Score = Callable[[Sequence[str], Sequence[str]], Float[np.ndarray, " response"]]  # questions, responses: 0 to 100
 Status = Literal["judged", "no_attempt", "empty", "unparsed", "failed"]
 
 
@@ -68,3 +72,14 @@ class Judge(Protocol):
     name: str
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]: ...
+
+
+def first_scores(judge: Judge) -> Score:
+    """The score of each response's first attempt by ``judge``: what calibration aims at. NaN where there is none."""
+
+    def score(questions: Sequence[str], responses: Sequence[str]) -> Float[np.ndarray, " response"]:
+        cases = [Case(question=q, response=r) for q, r in zip(questions, responses, strict=True)]
+        verdicts = judge.judge(cases)
+        return np.array([v.attempts[0].score if v.attempts else np.nan for v in verdicts], dtype=float)
+
+    return score

@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 
 from esr_utils.engines.base import Engine, Response
+from esr_utils.judging import Score
 from esr_utils.steering import Row, Sampling, Steer
-from esr_utils.topicality import Score, Topicality
+from esr_utils.topicality import Topicality
 
 
 def steered_row(question: str, latent: int, strength: float, *, seed: int, sampling: Sampling) -> Row:

@@ -5,7 +5,7 @@ likelier as an answer to its own. Needs no judge and no key, only the model that
 quality: fluent nonsense about the right thing scores high.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,6 @@ from jaxtyping import Float
 
 from esr_utils.engines.hf import HFEngine
 from esr_utils.steering import Row, Sampling
-
-Score = Callable[[Sequence[str], Sequence[str]], Float[np.ndarray, " response"]]  # questions, responses: 0 to 100
 
 N_DISTRACTORS = 4
 STRETCH_TOKENS = 32  # read without the text before it, given which any continuation is likely under any question

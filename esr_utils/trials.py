@@ -84,25 +84,26 @@ def finished(plan: PlannedTrial, response: Response) -> Trial:
 def judge_trials(
     judge: Judge, run: Run, plans: Sequence[PlannedTrial], *, labels: pd.Series | None = None, repeat: int = 0
 ) -> None:
-    """Have the finished trials judged that are not yet, a batch at a time; each batch is on disk before the next.
+    """Have the finished trials judged, a batch at a time; each batch is on disk before the next.
+
+    Batches are cut from the plan, whatever is done already, so that a judge whose last digits depend on the company
+    of a case (as matrix products do) says the same after a kill.
 
     The judge sees question and response. ``labels`` (by latent) is for the paper's own form, which shows the label.
     A judge that could not be reached (``failed``) leaves no record, so it is asked again in the next run.
     """
-    trials, judged = run.trials(), run.judgements(judge.name)
-    todo = [
-        trials[plan.id]
-        for plan in plans
-        if plan.id in trials and trials[plan.id].status == "done" and (plan.id, repeat) not in judged
-    ]
-    with tqdm(total=len(plans), initial=len(plans) - len(todo), desc=f"judge {judge.name}", unit="trial") as bar:
-        for start in range(0, len(todo), JUDGED_AT_ONCE):
-            batch = todo[start : start + JUDGED_AT_ONCE]
+    trials, judged = run.trials(), {trial_id for trial_id, n in run.judgements(judge.name) if n == repeat}
+    done = [trials[plan.id] for plan in plans if plan.id in trials and trials[plan.id].status == "done"]
+    with tqdm(total=len(done), initial=len(judged), desc=f"judge {judge.name}", unit="trial") as bar:
+        for start in range(0, len(done), JUDGED_AT_ONCE):
+            batch = done[start : start + JUDGED_AT_ONCE]
+            if all(trial.plan.id in judged for trial in batch):
+                continue
             verdicts = judge.judge([_case(trial, labels) for trial in batch])
             judgements = [
                 Judgement(trial_id=trial.plan.id, verdict=verdict, repeat=repeat)
                 for trial, verdict in zip(batch, verdicts, strict=True)
-                if verdict.status != "failed"
+                if verdict.status != "failed" and trial.plan.id not in judged
             ]
             run.add_judgements(judge.name, judgements)
             bar.update(len(judgements))
@@ -117,3 +118,15 @@ def _case(trial: Trial, labels: pd.Series | None) -> Case:
 def _told_failures(verdicts: Sequence[Verdict]) -> str:
     notes = [verdict.note for verdict in verdicts if verdict.status == "failed"]
     return f"{len(notes)} failed: {notes[0]}" if notes else ""
+
+
+def is_made(run: Run, plans: Sequence[PlannedTrial]) -> bool:
+    """Whether every trial of the plan is there."""
+    return {plan.id for plan in plans} <= run.trials().keys()
+
+
+def is_judged(run: Run, judge: str, plans: Sequence[PlannedTrial]) -> bool:
+    """Whether every trial that can be judged has been, by this judge."""
+    trials = run.trials()
+    judgeable = {plan.id for plan in plans if plan.id in trials and trials[plan.id].status == "done"}
+    return judgeable <= {trial_id for trial_id, _ in run.judgements(judge)}

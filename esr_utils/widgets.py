@@ -6,10 +6,10 @@ import ipywidgets as w
 import pandas as pd
 
 from esr_utils.engines.base import Engine
+from esr_utils.judging import Score
 from esr_utils.latents import search_labels
 from esr_utils.steering import Sampling
 from esr_utils.sweep import strength_sweep
-from esr_utils.topicality import Score
 
 N_FOUND = 40
 

@@ -19,9 +19,12 @@ from esr_utils.embedding import embed
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judges.restarts import attempt_spans, find_restarts
 from esr_utils.judging import Attempt, Case, Verdict
+from esr_utils.prompts import load_prompts
 from esr_utils.steering import Row, Sampling
+from esr_utils.topicality import Topicality
 
 SCALES = DATA / "judge" / "scales.json"
+WAYS = ("embedding", "likelihood")
 PART_WORDS = 120  # read at once by the embedding, which sees 256 tokens
 WINDOW_WORDS = 24  # of the curve from which recovery is told
 REPEAT_WORDS = 4  # a loop repeats stretches of so many words
@@ -120,6 +123,20 @@ class OfflineJudge:
         curve = self.scale.relevance(self.relevance(questions, [text for parts in windows for text in parts]))
         ends = np.cumsum([len(parts) for parts in windows])
         return [recovery_of(part) for part in np.split(curve, ends[:-1])]
+
+
+def offline_judge(reader: HFEngine, *, way: str = "embedding", name: str = "offline") -> OfflineJudge:
+    """The shipped judge, reading with ``reader``'s unsteered model.
+
+    Args:
+        way: how relevance is measured: by sentence ``embedding``, or by ``likelihood`` against other questions, which
+            takes five readings a text.
+    """
+    if way not in WAYS:
+        raise ValueError(f"way {way!r} is neither of {', '.join(WAYS)}")
+    by_likelihood = Topicality(engine=reader, distractors=load_prompts("calibration")).information
+    relevance = embedding_relevance if way == "embedding" else by_likelihood
+    return OfflineJudge(reader=reader, relevance=relevance, scale=load_scale(way), name=name)
 
 
 def embedding_relevance(questions: Sequence[str], texts: Sequence[str]) -> Float[np.ndarray, " text"]:

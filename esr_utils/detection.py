@@ -1,0 +1,187 @@
+"""One subject measured from end to end: latents chosen, strengths calibrated, trials made and judged.
+
+Every step reads what its run already holds and makes the rest, so a killed run goes on where it stopped, and the
+model is loaded only if something is missing.
+"""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from esr_utils import frames, latents
+from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
+from esr_utils.config import DetectionScale, results_dir
+from esr_utils.judging import first_scores
+from esr_utils.nulls import matched_cuts
+from esr_utils.prompts import load_prompts
+from esr_utils.records import PlannedTrial, Run, open_run
+from esr_utils.steering import Sampling
+from esr_utils.trials import is_judged, is_made, judge_trials, plan_trials, run_trials
+
+READER = "smollm2-135m"  # the offline judge reads with it, whoever answers
+JUDGE, SECOND_JUDGE = "offline", "offline-likelihood"
+MAIN_LEVEL = 1.0
+MIDDLE = 0.5  # share of the length at which placebo responses are split if no restart shows where
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """The run of one subject: ``scale_name`` says where it is kept, ``scale`` how much is done."""
+
+    subject: str
+    scale_name: str
+    scale: DetectionScale
+
+    @cached_property
+    def run(self) -> Run:
+        """Its folder, bound to every setting that a result depends on."""
+        settings = asdict(self.scale) | {"search": asdict(self.search()), "judge": JUDGE}
+        return open_run(results_dir(self.subject, "esr_detection", self.scale_name), settings)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(max_new_tokens=self.scale.max_new_tokens)
+
+    def search(self, *, n_samples: int | None = None) -> CalibrationSettings:
+        """Settings of the calibration; ``n_samples`` other than the scale's for a comparison."""
+        scale = self.scale
+        return CalibrationSettings(
+            upper=scale.upper,
+            prior_mean=scale.prior_mean,
+            prior_sd=scale.prior_sd,
+            n_steps=scale.n_steps,
+            n_samples=n_samples or scale.n_samples,
+            n_verify=scale.n_verify,
+            sampling=self.sampling,
+            seed=scale.seed,
+        )
+
+    @cached_property
+    def _engine(self):
+        return _load_engine(self.subject)
+
+    @cached_property
+    def _judges(self) -> dict:
+        from esr_utils.judges.offline import offline_judge
+
+        reader = self._engine if self.subject == READER else _load_engine(READER)
+        return {
+            JUDGE: offline_judge(reader, way="embedding", name=JUDGE),
+            SECOND_JUDGE: offline_judge(reader, way="likelihood", name=SECOND_JUDGE),
+        }
+
+    def latents(self) -> pd.DataFrame:
+        """The latents steered: unrelated to every question asked, concrete, then drawn by seed. Indexed by latent."""
+        labels = latents.load_labels(self.subject)
+        questions = load_prompts("calibration") + load_prompts("evaluation")
+
+        def choose() -> pd.DataFrame:
+            filters = latents.filter_table(self._engine, labels, questions, self.sampling)
+            fit = labels.loc[latents.survivors(filters, "paper")]
+            return pd.DataFrame({"latent": latents.sample_latents(fit, self.scale.n_latents, seed=self.scale.seed)})
+
+        return labels.loc[self.run.frame("latents", choose)["latent"]]
+
+    def calibration(self, *, n_samples: int | None = None) -> pd.DataFrame:
+        """One line a latent: its strength and the verified first-attempt score. See ``calibration_table``."""
+        search = self.search(n_samples=n_samples)
+        name = "calibration" if n_samples is None else f"calibration_{n_samples}_sample"
+
+        def make() -> pd.DataFrame:
+            journal = self.run.journal(name.replace("calibration", "probes"), "latent", "stage", "seed")
+            chosen, questions = self.latents().index.tolist(), load_prompts("calibration")
+            score = first_scores(self._judges[JUDGE])
+            return calibration_table(calibrate(self._engine, score, chosen, questions, search, journal=journal), search)
+
+        return self.run.frame(name, make).set_index("latent", drop=False)
+
+    def plan(self) -> list[PlannedTrial]:
+        """Every trial of the run, all arms."""
+        return plan_trials(
+            self.subject,
+            self.calibration()["strength"].to_dict(),
+            questions=load_prompts("evaluation"),
+            n_questions=self.scale.n_questions,
+            levels=self.scale.levels,
+            n_repeats=self.scale.n_repeats,
+            seed=self.scale.seed,
+        )
+
+    def measure(self) -> "Detection":
+        """Make and judge whatever is missing: trials, both judges, placebo and the comparison of calibrations."""
+        plans = self.plan()
+        self.calibration(n_samples=1)
+        if not is_made(self.run, plans):
+            run_trials(self._engine, self.run, plans, self.sampling)
+        for name, part in ((JUDGE, plans), (SECOND_JUDGE, self._compared(plans))):
+            if not is_judged(self.run, name, part):
+                judge_trials(self._judges[name], self.run, part)
+        self.placebo_parts()
+        return self
+
+    def trials(self, judge: str = JUDGE) -> pd.DataFrame:
+        """One line a planned trial, as ``frames.judged_frame`` makes it."""
+        return frames.judged_frame(self.plan(), self.run.trials(), self.run.judgements(judge))
+
+    def attempts(self) -> pd.DataFrame:
+        """One line an attempt, as ``frames.attempt_frame`` makes it."""
+        return frames.attempt_frame(self.run.trials(), self.run.judgements(JUDGE))
+
+    def placebo_parts(self) -> pd.DataFrame:
+        """Both parts of single-attempt responses at the main level, split where real restarts stand, and their scores.
+
+        Columns: trial_id, index (0 or 1), score.
+        """
+
+        def make() -> pd.DataFrame:
+            trials = self.trials()
+            rng = np.random.default_rng(self.scale.seed)
+            whole = trials[(trials["level"] == MAIN_LEVEL) & (trials["n_attempts"] == 1)]
+            whole = whole.sample(min(self.scale.n_placebo, len(whole)), random_state=self.scale.seed)
+            shares = self._restart_shares()
+            cuts = matched_cuts(shares, len(whole), rng) if len(shares) else np.full(len(whole), MIDDLE)
+            parts = [
+                (trial.trial_id, index, trial.question, part)
+                for trial, cut in zip(whole.itertuples(), cuts, strict=True)
+                for index, part in enumerate(_split(trial.response, float(cut)))
+            ]
+            frame = pd.DataFrame(parts, columns=["trial_id", "index", "question", "text"])
+            scores = self._judges[JUDGE].scores(frame["question"].tolist(), frame["text"].tolist())
+            return frame[["trial_id", "index"]].assign(score=scores)
+
+        return self.run.frame("placebo_parts", make)
+
+    def _restart_shares(self) -> np.ndarray:
+        """Where the second attempt begins in multi-attempt responses, as a share of their length."""
+        second = self.attempts().query("index == 1").set_index("trial_id")["start"]
+        length = pd.Series({id_: len(trial.response) for id_, trial in self.run.trials().items()})
+        return (second / length[second.index]).to_numpy(dtype=float)
+
+    def _compared(self, plans: list[PlannedTrial]) -> list[PlannedTrial]:
+        """Trials that both judges grade: drawn by seed, the same number at each level."""
+        rng = np.random.default_rng(self.scale.seed)
+        of_level = {level: [plan for plan in plans if plan.level == level] for level in self.scale.levels}
+        n = self.scale.n_compared // len(of_level)
+        return [
+            part[i]
+            for part in of_level.values()
+            for i in sorted(rng.choice(len(part), min(n, len(part)), replace=False))
+        ]
+
+
+def _load_engine(subject: str):
+    from esr_utils.engines.hf import HFEngine
+    from esr_utils.models import load_pair
+
+    return HFEngine(load_pair(subject))
+
+
+def _split(text: str, share: float) -> tuple[str, str]:
+    """``text`` in two at the first end of a sentence after ``share`` of it, or else at the next space."""
+    at = int(len(text) * share)
+    ends = [text.find(mark, at) for mark in (". ", ".\n", "? ", "! ", "\n")]
+    ends = [end + 1 for end in ends if 0 <= end < at + len(text) // 6] or [text.find(" ", at)]
+    cut = max(min(ends), 1)
+    return text[:cut].strip(), text[cut:].strip()
