@@ -85,6 +85,7 @@ class DetectionScale:
         n_steps, n_samples, n_verify: of each calibration.
         n_compared: trials that the second judge grades as well.
         n_placebo: single-attempt responses that are split as if they had restarted.
+        n_sims, simulated_rates: of the check that intervals cover.
         max_new_tokens: of every response, in the calibration as in the trials.
         upper, prior_mean, prior_sd: of the search, in raw units of the decoder direction.
         seed: of latents, questions, search and responses.
@@ -99,7 +100,9 @@ class DetectionScale:
     n_verify: int
     n_compared: int
     n_placebo: int
+    n_sims: int
     max_new_tokens: int
+    simulated_rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     upper: float = 300.0
     prior_mean: float = 65.0
     prior_sd: float = 30.0
@@ -115,6 +118,7 @@ _DETECTION = DetectionScale(
     n_verify=20,
     n_compared=300,
     n_placebo=300,
+    n_sims=1000,
     max_new_tokens=128,
 )
 DETECTION = {
@@ -127,6 +131,8 @@ DETECTION = {
         n_verify=4,
         n_compared=12,
         n_placebo=12,
+        n_sims=25,
+        simulated_rates=(0.1,),
         max_new_tokens=48,
     ),
     "standard": _DETECTION,

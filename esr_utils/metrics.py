@@ -194,18 +194,25 @@ def _totals(trials: pd.DataFrame, residuals: Float[np.ndarray, " trial"]) -> Flo
 
 
 def mean_gains(trials: pd.DataFrame, by: Sequence[str], *, seed: int = 0, n_draws: int = N_DRAWS) -> pd.DataFrame:
-    """Gain from first to last attempt of trials with several: n, mean with its 95% interval, median, sd.
+    """Gain from first to last attempt of trials with several: see ``means``."""
+    return means(trials, by, "gain", seed=seed, n_draws=n_draws)
+
+
+def means(
+    trials: pd.DataFrame, by: Sequence[str], column: str, *, seed: int = 0, n_draws: int = N_DRAWS
+) -> pd.DataFrame:
+    """Mean of a score over the trials that have one: n, mean with its 95% interval, median, sd.
 
     The interval is a t interval from the two-way cluster bootstrap; NaN where all trials share one latent and question.
     """
     check_trials(trials)
     lines = []
     for group, mine in groups(trials, by):
-        multi = mine[mine["is_multi"].astype(bool)]
-        gains = multi["gain"].to_numpy(dtype=float)
-        interval = _mean_interval(multi, gains, np.random.default_rng(seed), n_draws=n_draws)
-        spread = {"median": multi["gain"].median(), "sd": multi["gain"].std()}
-        lines.append({**group, "n": len(gains), "mean": multi["gain"].mean(), **interval, **spread})
+        known = mine[mine[column].notna()]
+        values = known[column].to_numpy(dtype=float)
+        interval = _mean_interval(known, values, np.random.default_rng(seed), n_draws=n_draws)
+        spread = {"median": known[column].median(), "sd": known[column].std()}
+        lines.append({**group, "n": len(values), "mean": known[column].mean(), **interval, **spread})
     return pd.DataFrame(lines)
 
 

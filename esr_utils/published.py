@@ -18,3 +18,24 @@ def cite(number: str) -> str:
     line = published().loc[number]
     n = "" if pd.isna(line["n"]) else f", n = {float(line['n']):,.0f}"
     return f"{line['value']} ({line['model']}, {line['condition']}{n}; {line['version']})"
+
+
+MAIN_RATES = {  # the paper's steered baseline: number of the multi-attempt rate, ESR rate and whole-response recovery
+    "Llama-3.3-70B-Instruct": ("p0039", "p0038", "p0255"),
+    "Llama-3.1-8B-Instruct": (None, "p0259", "p0260"),  # of its multi-attempt rate only a bound (1.2%) was published
+    "Gemma-2-27B-it": ("p0049", "p0050", "p0265"),
+    "Gemma-2-9B-it": ("p0047", "p0048", "p0270"),
+    "Gemma-2-2B-it": ("p0045", "p0046", "p0275"),
+}
+
+
+def main_rates() -> pd.DataFrame:
+    """Published rates of the five steered models: model, quantity, rate (0 to 1), n, version."""
+    numbers = published()
+    lines = []
+    for model, ids in MAIN_RATES.items():
+        for quantity, number in zip(("multi_attempt", "esr", "recovery"), ids, strict=True):
+            if number:
+                line = numbers.loc[number]
+                lines.append((model, quantity, float(line["value"]) / 100, float(line["n"]), line["version"]))
+    return pd.DataFrame(lines, columns=["model", "quantity", "rate", "n", "version"])

@@ -78,6 +78,11 @@ class Run:
 
     folder: Path
 
+    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Write a table worked out from the records, whatever was there; figures are drawn from it."""
+        write_whole(self.folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+        return frame
+
     def add_trials(self, trials: Iterable[Trial]) -> None:
         """Write finished trials; they outlast a kill."""
         self._trials().append(

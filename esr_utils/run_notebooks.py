@@ -119,7 +119,7 @@ def kernel_environment(root: Path) -> dict[str, str]:
     Kernels work in ``notebooks/``, so paths given relative to here are made absolute.
     """
     kernels = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
-    given = {name: os.environ[name] for name in ("ESR_CACHE", "ESR_SMOLLM2_WHEEL") if os.environ.get(name)}
+    given = {name: os.environ[name] for name in ("ESR_CACHE", "ESR_SMOLLM2_WHEEL", "ESR_MINILM_WHEEL") if os.environ.get(name)}
     paths = {name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items()}
     jupyter = {
         "JUPYTER_PATH": os.pathsep.join(filter(None, kernels)),

@@ -15,6 +15,7 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.steering import Row, Sampling
 
 N_DISTRACTORS = 4
+READ_TOKENS = 2048  # of a response, from its start: a longer one is judged by these
 STRETCH_TOKENS = 32  # read without the text before it, given which any continuation is likely under any question
 
 
@@ -55,7 +56,7 @@ class Topicality:
         return [question, *[other for other in self.distractors if other != question][:N_DISTRACTORS]]
 
     def _tokens(self, response: str) -> tuple[int, ...]:
-        return tuple(self.engine.pair.tokenizer(response, add_special_tokens=False)["input_ids"])
+        return tuple(self.engine.pair.tokenizer(response, add_special_tokens=False)["input_ids"][:READ_TOKENS])
 
 
 def _information(log_likelihoods: list[Float[np.ndarray, " pos"]]) -> Float[np.ndarray, " pos"]:

@@ -95,7 +95,7 @@ checks
 # %%
 calibration_questions = load_prompts("calibration")
 run.frame("resid_norms", lambda: sweep.norms_by_layer(engine, calibration_questions[:12], sampling))
-display(Image(plots.draw_result("resid_norms", run.folder, scale=SCALE), width=640))
+display(Image(plots.draw_result("steering_resid_norms", run.folder, scale=SCALE), width=640))
 
 # %% [markdown]
 # Compare strengths with the lower line at the steering layer. *Relative strength*, the share of the median norm, is
@@ -150,7 +150,7 @@ for strength, text in one[one["question"] == questions[0]].set_index("strength")
 # Read down: the answer first holds, then drifts towards the topic of the latent, then falls apart.
 
 # %%
-display(Image(plots.draw_result("sweep", run.folder, scale=SCALE), width=640))
+display(Image(plots.draw_result("steering_sweep", run.folder, scale=SCALE), width=640))
 
 # %% [markdown]
 # Left, the answers; right, the activation of the steered latent itself, read after the edit: proof that the direction
@@ -158,7 +158,7 @@ display(Image(plots.draw_result("sweep", run.folder, scale=SCALE), width=640))
 
 # %%
 run.frame("curves", lambda: sweep.topicality_curves(scorer, one, topic=TOPIC).assign(topic=TOPIC))
-display(Image(plots.draw_result("topicality_over_tokens", run.folder, scale=SCALE), width=640))
+display(Image(plots.draw_result("steering_topicality_over_tokens", run.folder, scale=SCALE), width=640))
 
 # %% [markdown]
 # Above zero, a stretch is likelier as an answer to that question than to others.
@@ -196,7 +196,7 @@ run.frame(
         label=lambda frame: frame["latent"].map(lambda latent: f"{latent}: {short[latent]}")
     ),
 )
-display(Image(plots.draw_result("latent_grid", run.folder, scale=SCALE), width=700))
+display(Image(plots.draw_result("steering_latent_grid", run.folder, scale=SCALE), width=700))
 
 # %% [markdown]
 # ## Calibration
@@ -219,7 +219,7 @@ named = {latent: f"{latent}: {short[latent]}" for latent in calibrated}
 with_label = {"label": lambda frame: frame["latent"].map(named)}
 table = run.frame("calibration", lambda: calibration.calibration_table(probes, search).assign(**with_label))
 run.frame("beliefs", lambda: calibration.belief_table(probes, search).assign(**with_label))
-display(Image(plots.draw_result("calibration", run.folder, scale=SCALE), width=700))
+display(Image(plots.draw_result("steering_calibration", run.folder, scale=SCALE), width=700))
 
 # %% [markdown]
 # The grey band is the window around the target; a latent outside it is kept and flagged, never dropped silently.

@@ -21,7 +21,7 @@ from esr_utils.judges.restarts import attempt_spans, find_restarts
 from esr_utils.judging import Attempt, Case, Verdict
 from esr_utils.prompts import load_prompts
 from esr_utils.steering import Row, Sampling
-from esr_utils.topicality import Topicality
+from esr_utils.topicality import READ_TOKENS, Topicality
 
 SCALES = DATA / "judge" / "scales.json"
 WAYS = ("embedding", "likelihood")
@@ -111,7 +111,7 @@ class OfflineJudge:
         """Mean log-likelihood of each text's tokens as an answer to its question, in nats."""
         tokens = [tuple(self.reader.pair.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         rows = [
-            Row(messages=question, prefill=ids, sampling=Sampling(max_new_tokens=0))
+            Row(messages=question, prefill=ids[:READ_TOKENS], sampling=Sampling(max_new_tokens=0))
             for question, ids in zip(questions, tokens, strict=True)
         ]
         return np.array([read.mean() if len(read) else 0.0 for read in self.reader.log_likelihoods(rows)])

@@ -9,7 +9,9 @@ import pytest
 from esr_utils import plots
 from esr_utils.config import figures_dir, results_dir
 
-FOLDER = results_dir("smollm2-135m", "steering", "standard")
+
+def folder_of(name: str):
+    return results_dir("smollm2-135m", plots.RUNS[name.split("_")[0]], "standard")
 
 
 @pytest.fixture
@@ -22,17 +24,17 @@ def figures(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", plots.RESULTS)
 def test_a_figure_drawn_twice_is_the_same_file(name, figures):
-    first = plots.draw_result(name, FOLDER, scale="standard").read_bytes()
-    assert plots.draw_result(name, FOLDER, scale="standard").read_bytes() == first
+    first = plots.draw_result(name, folder_of(name), scale="standard").read_bytes()
+    assert plots.draw_result(name, folder_of(name), scale="standard").read_bytes() == first
     assert len(first) > 10_000
 
 
 @pytest.mark.parametrize("name", plots.RESULTS)
 def test_every_committed_figure_has_its_picture_and_its_csv(name):
     folder = figures_dir("standard")
-    assert (folder / f"steering_{name}.png").is_file()
-    drawn = pd.read_csv(folder / f"steering_{name}.csv")
-    source = pd.read_csv(FOLDER / f"{plots.RESULTS[name][1][0]}.csv")
+    assert (folder / f"{name}.png").is_file()
+    drawn = pd.read_csv(folder / f"{name}.csv")
+    source = pd.read_csv(folder_of(name) / f"{plots.RESULTS[name][1][0]}.csv")
     pd.testing.assert_frame_equal(drawn, source)
 
 

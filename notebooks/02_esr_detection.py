@@ -1,0 +1,266 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 ESR detection
+#
+# **Question.** Does a model that is steered off its topic notice it, say so, and return to the question while the
+# steering goes on? How often, and is what follows really better?
+#
+# **The paper** (*Endogenous Resistance to Activation Steering in Language Models*, sections 3.1 and 3.2) finds it in
+# Llama-3.3-70B and hardly in four smaller models, and never without steering. Its numbers stand beside ours, which
+# come from a model of 135 million parameters and are its own.
+#
+# **Cost.** `standard` shows committed results in seconds. `quick` runs everything live in a minute or two on two CPU
+# cores. No GPU, no key, no judge calls: $0.
+#
+# **You will see** how far the offline judge can be trusted, three whole responses, calibrated strengths, rates with
+# their denominators and honest intervals, a sweep of strength, and two nulls for "improvement".
+
+# %% tags=["parameters"]
+PAIR = "smollm2-135m"
+SCALE = "standard"  # "quick" runs live; "paper" uses the paper's numbers of latents and tokens
+
+# %%
+import pandas as pd
+from IPython.display import Image, display
+
+from esr_utils import agreement, judge_examples, metrics, nulls, plots, power, summaries
+from esr_utils.config import DETECTION
+from esr_utils.detection import Detection
+from esr_utils.published import cite
+
+plots.use_style()
+pd.set_option("display.max_colwidth", 110)
+SUBJECTS = [PAIR]  # a second subject is one more item
+settings = DETECTION[SCALE]
+detections = [Detection(subject, SCALE, settings) for subject in SUBJECTS]
+main = detections[0]
+
+# %% [markdown]
+# ## Can the judge be trusted?
+# The offline judge needs no key. A gate finds the sentences in which a response withdraws what it said, and each
+# attempt is scored by its nearness to the question and by its fluency. Two readers (language models, given a written
+# rubric and nothing of how a response was made) read 386 responses; the judge is fitted to one half and reported on
+# the other.
+
+# %%
+validation = judge_examples.FOLDER / "validation"
+pd.read_csv(validation / "restarts.csv").query("half == 'report'").round(3)
+
+# %% [markdown]
+# Restarts are rare in this model, so their sentences were put into derailed answers; no sentence of the reported half
+# was seen while fitting. Scores against the readers' mean, for both ways to measure relevance:
+
+# %%
+pd.read_csv(validation / "scores.csv").query("half == 'report'").round(3)
+
+# %% [markdown]
+# AUC tells on-topic attempts (readers' score of 60 or more) from off-topic ones (20 or less). The embedding is used
+# from here on; it is nearly free. How far two readers agree bounds what a judge can reach:
+
+# %%
+display(pd.read_csv(validation / "readers.csv").round(3))
+pd.read_csv(validation / "recovery.csv").round(3)
+
+# %% [markdown]
+# The second table is about recovery of the whole response, said or unsaid: a construct of its own, with few cases. Ten
+# attempts of the reported half on which judge and readers differ most:
+
+# %%
+wrong = pd.read_csv(validation / "attempts.csv").query("half == 'report'").copy()
+wrong["off by"] = wrong["offline_embedding"] - wrong["score"]
+wrong = wrong.reindex(wrong["off by"].abs().sort_values(ascending=False).index).head(10)
+wrong["text"] = wrong["text"].str.replace(r"\s+", " ", regex=True).str[:110]
+wrong[["question", "text", "score", "offline_embedding", "off by"]].round(1)
+
+# %% [markdown]
+# It errs both ways: fluent drift that keeps the question's words scores too high, terse or odd answers too low.
+
+# %% [markdown]
+# ## What can be seen at all?
+# Before anything is run: the rates that this plan could tell apart, and what no event at all would exclude.
+
+# %%
+n_trials = settings.n_latents * settings.n_questions * settings.n_repeats
+plan = power.power_table([n_trials], [0.01, 0.05, 0.1], design_effect=1.5)
+plan[["n_trials", "base_rate", "n_expected", "detectable_rise", "zero_event_bound"]].round(3)
+
+# %% [markdown]
+# ## Generate
+# Latents are chosen, calibrated and verified, then every trial is made and judged. Whatever the run folder already
+# holds is not made again; an interrupted run goes on where it stopped.
+
+# %%
+for detection in detections:
+    detection.measure()
+trials = pd.concat([detection.trials() for detection in detections], ignore_index=True)
+metrics.flow(trials, ["subject", "condition", "level"])
+
+# %% [markdown]
+# Every planned trial is in this table, with the reason if it was lost.
+
+# %% [markdown]
+# ## Three whole responses
+# At the calibrated strength: the ones with the most attempts, or else those whose first attempts score lowest, in the
+# middle and highest. Each attempt with its score.
+
+# %%
+steered = trials[(trials["level"] == 1.0) & (trials["status"] == "judged")]
+ranked = steered.sort_values(["n_attempts", "first_score"], ascending=[False, True])
+shown = ranked.head(3) if ranked["n_attempts"].iloc[0] > 1 else ranked.iloc[[0, len(ranked) // 2, -1]]
+attempts = main.attempts().set_index("trial_id")
+for trial in shown.itertuples():
+    print(f"=== {trial.question}  (latent {trial.latent}, strength {trial.strength:g}, recovery {trial.recovery:g})")
+    for number, attempt in enumerate(attempts.loc[[trial.trial_id]].itertuples(), start=1):
+        print(f"[attempt {number}: {attempt.score:g}] {attempt.text}\n")
+
+# %% [markdown]
+# ## Calibration
+# The paper took five responses a step for its largest model and one for the four others. The same search with one
+# response a step, verified on as many fresh responses:
+
+# %%
+effort = main.run.table("effort", summaries.effort_table(main))
+display(Image(plots.draw_result("detection_effort", main.run.folder, scale=SCALE), width=420))
+effort.groupby("effort")["verified_score"].agg(["mean", "std", "count"]).round(1)
+
+# %% [markdown]
+# Each point is a latent; the grey band is the window. A latent that misses it is kept and flagged: effort decides how
+# evenly models are steered, so models calibrated with different effort do not compare.
+
+# %%
+table = main.calibration()
+table[["strength", "strength_p10", "strength_p90", "verified_score", "verified_sd", "is_in_window"]].describe().round(1)
+
+# %% [markdown]
+# ## First attempts, with and without steering
+
+# %%
+main.run.table("first_scores", summaries.first_score_table(trials))
+display(Image(plots.draw_result("detection_first_scores", main.run.folder, scale=SCALE), width=420))
+
+# %% [markdown]
+# Without steering this small model reaches some 60 of the rubric's 100, where the paper's models reach about 90.
+
+# %% [markdown]
+# ## Rates
+# Intervals resample latents and questions, since trials share both. Where no event occurred they are exact. The naive
+# interval, as in the paper, and the design effect stand beside.
+
+# %%
+arms = trials[trials["level"].isin([0.0, 1.0])]
+rates = main.run.table("rates", metrics.rates(arms, ["subject", "condition"]))
+columns = ["condition", "quantity", "n_events", "n", "rate", "ci_low", "ci_high", "naive_low", "naive_high"]
+rates[[*columns, "design_effect", "n_latents", "n_questions", "n_lost"]].round(3)
+
+# %% [markdown]
+# A rate of 0/0 is not a number: without a second attempt there is nothing that could improve.
+
+# %%
+main.run.table("rates_beside_paper", summaries.beside_paper(trials))
+display(Image(plots.draw_result("detection_rates", main.run.folder, scale=SCALE), width=700))
+
+# %% [markdown]
+# Open circles are the paper's, with naive intervals; filled ones are ours. Judges, models and scales differ, so read
+# the two halves for themselves. The numbers at the right are events and trials.
+
+# %%
+main.run.table("restarts", trials[trials["is_multi"]][["level", "question", "response", "first_score", "last_score"]])
+pd.read_csv(main.run.folder / "restarts.csv")
+
+# %% [markdown]
+# Every response that the gate splits, at any level: read them before believing a rate.
+
+# %% [markdown]
+# ## Is steered different from unsteered?
+# The same latents, questions and seeds in both arms, so trials are compared pair by pair.
+
+# %%
+between = ({"condition": "baseline", "level": 0.0}, {"condition": "steered", "level": 1.0})
+pairs = pd.concat([metrics.paired(trials, between, quantity=name) for name in ("multi_attempt", "esr", "recovery")])
+pairs[["quantity", "n_pairs", "n_only_first", "n_only_second", "difference", "ci_low", "ci_high", "mcnemar_p"]].round(4)
+
+# %% [markdown]
+# Recovery without steering is a false alarm of that construct: a normal answer that begins vaguely.
+
+# %%
+power.gee_check(arms, ["subject", "condition"], quantity="recovery")
+
+# %% [markdown]
+# A cross-check by another route, a logistic GEE with trials of a latent correlated.
+
+# %% [markdown]
+# ## Along the strength
+# Each latent at shares of its own calibrated strength. The paper swept the same absolute strengths for all latents.
+
+# %%
+main.run.table("levels", summaries.level_table(trials))
+display(Image(plots.draw_result("detection_levels", main.run.folder, scale=SCALE), width=720))
+
+# %% [markdown]
+# Bands are 95% intervals, numbers are events. Nothing is smoothed.
+
+# %% [markdown]
+# ## Would improvement mean anything?
+# Two nulls. If the order of attempts carried nothing, half of all multi-attempt trials would "improve". And if a single
+# attempt is cut where restarts stand, its second part has a score too.
+
+# %%
+display(nulls.order_null(main.attempts()).round(3))
+main.run.table("placebo", summaries.placebo_table(detections)).round(3)
+
+# %% [markdown]
+# ## Judge against judge
+# The second judge measures relevance by likelihood: how much likelier an attempt is given its question than others.
+
+# %%
+both = [main.trials(judge) for judge in ("offline", "offline-likelihood")]
+display(agreement.agreement(*both, cluster="latent").round(3))
+main.run.table("judge_pairs", summaries.judge_pairs(main))
+display(Image(plots.draw_result("detection_judges", main.run.folder, scale=SCALE), width=640))
+
+# %% [markdown]
+# Both judges share the gate, so they agree on attempts by construction; kappa needs a response that restarts.
+
+# %% [markdown]
+# ## Are the intervals right?
+# Data with known latent and question effects, simulated: how often does a 95% interval hold the true rate?
+
+# %%
+populations = [power.Population(rate=rate) for rate in settings.simulated_rates]
+coverage = main.run.frame("coverage", lambda: summaries.coverage_table(populations, n_sims=settings.n_sims))
+display(Image(plots.draw_result("detection_coverage", main.run.folder, scale=SCALE), width=640))
+coverage.pivot(index="setting", columns="method", values="coverage").round(3)
+
+# %% [markdown]
+# The band is 93 to 97%. Intervals that take trials for independent are too narrow, the plain two-way bootstrap's are
+# too wide.
+
+# %% [markdown]
+# ## Paper and ours
+
+# %%
+ours = rates.set_index(["condition", "quantity"])
+pd.DataFrame(
+    {
+        "quantity": ["several attempts, steered", "ESR rate, steered", "several attempts, unsteered", "first score"],
+        "paper": [cite("p0039"), cite("p0038"), cite("p0065"), cite("p0089")],
+        "ours, embedded": [
+            summaries.told(ours.loc[("steered", "multi_attempt")]),
+            summaries.told(ours.loc[("steered", "esr")]),
+            summaries.told(ours.loc[("baseline", "multi_attempt")]),
+            f"{steered['first_score'].mean():.1f} (n = {len(steered)})",
+        ],
+        "differs in": ["model, judge, clustered interval"] * 3 + ["judge; same target of 30"],
+    }
+)
