@@ -22,7 +22,7 @@ PAIR_KEY = ("subject", "latent", "question", "repeat")
 COLUMNS = (*PAIR_KEY, "status", "n_attempts", "last_score", "gain", "is_multi", "is_improved", "recovery")
 
 # A correction that helped. Differs from the paper: there any gain counts, however small, which noisy scores give for
-# nothing half of the time (method.md, section l, item 3).
+# nothing half of the time: of two attempts of equal worth, either may score higher.
 MINIMUM_GAIN = 20.0  # points from first to last attempt
 MINIMUM_LAST_SCORE = 50.0
 RECOVERED = 7.0  # of 10, for the whole response. Source: paper, version 2, the whole-response judge

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from esr_utils.judges.remote import Price, RemoteJudge
+from esr_utils.judges.costs import Price
+from esr_utils.judges.remote import RemoteJudge
 from esr_utils.judges.replies import Reply
 from esr_utils.judges.rubric import Prompt
 
@@ -40,7 +41,7 @@ class AnthropicJudge(RemoteJudge):
         if self.temperature is not None:
             options["extra_body"] = {"temperature": self.temperature}
             options["extra_headers"] = {"anthropic-version": VERSION_WITH_TEMPERATURE}
-        with self._errors(anthropic, with_schema=schema is not None):
+        with self._server.errors(anthropic, with_schema=schema is not None):
             message = self._client.messages.create(
                 model=self.model,
                 max_tokens=self.max_tokens,
@@ -49,7 +50,7 @@ class AnthropicJudge(RemoteJudge):
                 **options,
             )
         if not isinstance(getattr(message, "content", None), list):
-            raise self._no_such_server()
+            raise self._server.no_such_server()
         usage = getattr(message, "usage", None)
         return Reply(
             text="".join(block.text for block in message.content if block.type == "text"),

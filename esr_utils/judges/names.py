@@ -9,7 +9,6 @@ from esr_utils.judges.rubric import FAITHFUL, STRUCTURED, Rubric
 
 MAX_TOKENS = 4096  # of a reply, unless told otherwise
 DATE = "-20251001"  # of the default Claude; left out of names. Other dates stay: snapshots must not share a file
-PORTS = {"http": 80, "https": 443}
 # How a name tells what a reply is made with, where it is not the value given here.
 SAMPLING = {"temperature": ("t", 0.0), "max_tokens": ("tokens", MAX_TOKENS), "reasoning_effort": ("effort-", None)}
 
@@ -29,11 +28,11 @@ def judge_name(place: str, rubric: Rubric, sampling: Mapping[str, object], *, re
 
 
 def host_and_port(base_url: str) -> str:
-    """The port only where it is not that of https.
+    """The port is left out where it is that of https.
 
     Raises:
         ValueError: the port is not a number from 0 to 65535.
     """
     url = urlsplit(base_url)
-    port = url.port or PORTS.get(url.scheme)
-    return "-".join(str(part) for part in (url.hostname, port if port != PORTS["https"] else None) if part)
+    port = url.port or {"http": 80}.get(url.scheme, 443)
+    return (url.hostname or "") + (f"-{port}" if port != 443 else "")

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from esr_utils.judges.remote import RemoteJudge, UnavailableError
+from esr_utils.judges.errors import UnavailableError
+from esr_utils.judges.remote import RemoteJudge
 from esr_utils.judges.replies import Reply
 from esr_utils.judges.rubric import Prompt
 
@@ -39,16 +40,17 @@ class OpenAIJudge(RemoteJudge):
     def _send(self, prompt: Prompt, *, schema: dict[str, object] | None) -> Reply:
         import openai
 
-        with self._errors(openai, with_schema=schema is not None):
+        with self._server.errors(openai, with_schema=schema is not None):
             completion = self._client.chat.completions.create(
                 model=self.model,
                 messages=[{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
                 **self._options(schema),
             )
         if not isinstance(completion, openai.types.chat.ChatCompletion):
-            raise self._no_such_server()
+            raise self._server.no_such_server()
         if not getattr(completion, "choices", None):  # OpenRouter tells some of its troubles with status 200
-            raise UnavailableError(f"an answer without a reply: {self._without_key(completion.to_json(indent=None))}")
+            says = self._server.without_key(completion.to_json(indent=None))
+            raise UnavailableError(f"an answer without a reply: {says}")
         choice, usage = completion.choices[0], getattr(completion, "usage", None)
         return Reply(
             text=choice.message.content or "",

@@ -1,130 +1,26 @@
 """What remote judges share: a cache, parallel requests with bounded retries, the cost, a budget. Knows no SDK."""
 
-import os
-import re
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
-from hashlib import sha256
-from ipaddress import ip_address
-from json import JSONDecodeError
 from time import perf_counter
-from types import ModuleType
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_any, stop_when_event_set
-from tenacity.nap import sleep_using_event
-from tenacity.wait import wait_exponential_jitter
 from tqdm.auto import tqdm
 
 from esr_utils.judges.cache import Cache, cache_key
+from esr_utils.judges.costs import Account, Estimate, Price, Spent, expected_tokens
+from esr_utils.judges.errors import DeclinedError, NoSchemaError, UnavailableError
+from esr_utils.judges.names import MAX_TOKENS, host_and_port, judge_name
+from esr_utils.judges.patience import Limits, Line
 from esr_utils.judges.replies import SCHEMA, Reply, UnreadableError, read_reply
-from esr_utils.judges.rubric import FAITHFUL, STRUCTURED, Prompt, Rubric
+from esr_utils.judges.rubric import STRUCTURED, Prompt, Rubric
+from esr_utils.judges.servers import Server
 from esr_utils.judging import Case, Verdict
-
-CHARS_PER_TOKEN = 3.5  # a little under what English text has, so that estimates err on the high side
-TOKENS_BESIDE_ATTEMPTS = {"structured": 100, "faithful": 300}  # in a reply: comments, field names, scores
-DATE = "-20251001"  # of the default Claude; left out of names. Other dates stay: snapshots must not share a file
-RETRIED = (408, 409, 425, 429)  # and all from 500 on
-_SCHEMA_WORDS = re.compile(r"response_format|json_schema|output_config|structured|schema|grammar|guided", re.I)
-_NO_CREDIT = re.compile(r"insufficient_quota|insufficient credit|credit balance", re.I)
-
-
-class JudgeError(RuntimeError):
-    """No response can be judged as things are; the message says what to do."""
-
-
-class BudgetError(JudgeError):
-    """``max_usd`` is spent. What was paid for is in the cache."""
-
-
-class UnavailableError(Exception):
-    """One request failed in a way that may pass. ``wait_s``: how long the server asks to wait, 0 if it does not."""
-
-    def __init__(self, reason: str, *, wait_s: float = 0.0):
-        super().__init__(reason)
-        self.wait_s = wait_s
-
-
-class DeclinedError(Exception):
-    """One request is refused for good; others may not be."""
-
-
-class NoSchemaError(Exception):
-    """The server does not take a JSON schema."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Price:
-    """US dollars per million tokens."""
-
-    input_usd: float
-    output_usd: float
-
-    def usd(self, input_tokens: int, output_tokens: int) -> float:
-        return (self.input_usd * input_tokens + self.output_usd * output_tokens) / 1e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much a judge asks at once and how patient it is.
-
-    Attributes:
-        concurrency: requests under way at once.
-        timeout_s: without a sign from the server, per try.
-        n_tries: times one request is sent while the server fails (429, 5xx, no connection, no answer in time).
-        n_asks: replies asked for until one can be read.
-        first_wait_s: before the second try; doubles with each, plus a random part. What the server asks for is added.
-        longest_wait_s: a server that asks for more is not waited for.
-    """
-
-    concurrency: int = 8
-    timeout_s: float = 120.0
-    n_tries: int = 5
-    n_asks: int = 3
-    first_wait_s: float = 1.0
-    longest_wait_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        if min(self.concurrency, self.n_tries, self.n_asks) < 1 or min(self.timeout_s, self.first_wait_s) <= 0:
-            raise ValueError("concurrency, n_tries, n_asks, timeout_s and first_wait_s must be positive")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spent:
-    """Replies received so far, their tokens, and dollars (None if the price is not known)."""
-
-    n_replies: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    usd: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What judging would take, if every first reply can be read. Cached and empty responses cost nothing."""
-
-    n_calls: int
-    n_cached: int
-    n_empty: int
-    input_tokens: int
-    output_tokens: int
-    usd: float | None
-
-    def __str__(self) -> str:
-        cost = "at an unknown price (give the judge a Price)" if self.usd is None else f"about {self.usd:.2f} USD"
-        return (
-            f"{self.n_calls:,} calls ({self.n_cached:,} more are cached, {self.n_empty:,} responses are empty), about "
-            f"{self.input_tokens:,} input and {self.output_tokens:,} output tokens, {cost}"
-        )
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -142,7 +38,7 @@ class RemoteJudge(ABC):
         price: without it, costs are not known and ``max_usd`` cannot be kept to.
         max_usd: for all calls of this object; requests that would go beyond are not sent. Can be raised later.
         spent: running total of this object. Tries that failed are not in it, though a server may bill them.
-        name: for files, with the server's host where it is not the usual one.
+        name: for files. Tells the server apart, too, where it is not the usual one, by host and port.
     """
 
     PROVIDER: ClassVar[str]
@@ -153,13 +49,12 @@ class RemoteJudge(ABC):
     base_url: str
     rubric: Rubric = STRUCTURED
     temperature: float | None = 0.0
-    max_tokens: int = 4096
+    max_tokens: int = MAX_TOKENS
     repeat: int = 0
     cache: Cache = field(default_factory=Cache)
     price: Price | None = None
     max_usd: float | None = None
     limits: Limits = field(default_factory=Limits)
-    spent: Spent = field(init=False, default_factory=Spent)
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,15 +63,19 @@ class RemoteJudge(ABC):
                 "max_usd cannot be kept to without a price: give price=Price(input_usd=..., output_usd=...)"
             )
         self.base_url = self.base_url.rstrip("/")
-        self.name = self._name()
-        self.spent = Spent(usd=None if self.price is None else 0.0)
+        place = self.PROVIDER if self.base_url == self.USUAL_URL else host_and_port(self.base_url)
+        self.name = judge_name(place, self.rubric, self._sampling(), repeat=self.repeat)
+        self._account = Account(self.name, self.price)
+        self._line = Line()
         self._client: Any = None
         self._has_schema = self.rubric.form == "structured"
-        self._promised_usd = 0.0  # by requests under way
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, base_url={self.base_url!r})"
+
+    @property
+    def spent(self) -> Spent:
+        return self._account.spent
 
     @abstractmethod
     def _open(self, key: str) -> Any:
@@ -184,7 +83,7 @@ class RemoteJudge(ABC):
 
     @abstractmethod
     def _send(self, prompt: Prompt, *, schema: dict[str, object] | None) -> Reply:
-        """One request; errors as ``_errors`` tells them."""
+        """One request; errors as ``Server.errors`` tells them."""
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
         """One verdict a case, in the same order. Equal cases are asked once; replies in the cache are not asked again.
@@ -192,7 +91,8 @@ class RemoteJudge(ABC):
         A case that could not be judged is ``failed`` (no reply) or ``unparsed`` (none that can be read), with a note.
 
         Raises:
-            JudgeError: no key, a key or model that the server refuses, no credit.
+            JudgeError: no key, a key or model that the server refuses, no credit, no connection (``N_UNREACHED``
+                requests in a row). Replies that came before are in the cache.
             BudgetError: ``max_usd`` is reached.
             ValueError: the faithful form is used and a case has no label.
         """
@@ -200,7 +100,7 @@ class RemoteJudge(ABC):
         verdicts = {case: self._known(case) for case in dict.fromkeys(seen)}
         todo = [case for case, verdict in verdicts.items() if verdict is None]
         if todo:
-            self._client = self._client or self._open(self._key())
+            self._client = self._client or self._open(self._server.key())
             verdicts |= self._ask_all(todo)
         return [verdicts[case] for case in seen]
 
@@ -309,11 +209,12 @@ class RemoteJudge(ABC):
         if reply is not None:
             return reply
         expected = self._expected_tokens(prompt, response)
-        self._promise(expected)
+        self._account.promise(expected, max_usd=self.max_usd)
         try:
-            reply = self._patiently(stop)(self._sent, prompt)
+            with self._line.watched(stop):
+                reply = self.limits.retrying(stop)(self._sent, prompt)
         finally:
-            self._settle(expected, reply)
+            self._account.settle(expected, reply)
         self.cache.put(key, reply, model=self.model, form=self.rubric.form)
         return reply
 
@@ -327,155 +228,16 @@ class RemoteJudge(ABC):
             reply = self._send(prompt, schema=None)
         return replace(reply, seconds=perf_counter() - started)
 
-    def _patiently(self, stop: threading.Event) -> Retrying:
-        return Retrying(
-            retry=retry_if_exception(self._may_pass),
-            stop=stop_any(stop_after_attempt(self.limits.n_tries), stop_when_event_set(stop)),
-            wait=self._wait_s,
-            sleep=sleep_using_event(stop),
-            reraise=True,
-        )
-
-    def _may_pass(self, error: BaseException) -> bool:
-        return isinstance(error, UnavailableError) and error.wait_s <= self.limits.longest_wait_s
-
-    def _wait_s(self, state: RetryCallState) -> float:
-        first, longest = self.limits.first_wait_s, self.limits.longest_wait_s
-        backoff = wait_exponential_jitter(multiplier=first, max=longest, jitter=first)(state)
-        return backoff + state.outcome.exception().wait_s
-
-    # Cost
-
     def _expected_tokens(self, prompt: Prompt, response: str) -> tuple[int, int]:
-        """Input and output tokens of one call, roughly: a reply repeats the response and adds a little."""
-        n_output = len(response) / CHARS_PER_TOKEN + TOKENS_BESIDE_ATTEMPTS[self.rubric.form]
-        return round(len(prompt.system + prompt.user) / CHARS_PER_TOKEN), round(n_output)
+        return expected_tokens(prompt, response, form=self.rubric.form)
 
-    def _promise(self, expected: tuple[int, int]) -> None:
-        """Set the cost of a request aside before it is sent.
-
-        Raises:
-            BudgetError: it would go beyond ``max_usd``.
-        """
-        if self.price is None:
-            return
-        usd = self.price.usd(*expected)
-        with self._lock:
-            if self.max_usd is not None and self.spent.usd + self._promised_usd + usd > self.max_usd:
-                raise BudgetError(
-                    f"{self.name} stops at max_usd={self.max_usd:g}: {self.spent.n_replies} replies cost "
-                    f"{self.spent.usd:.4f} USD and the next would go beyond; raise max_usd and judge again: replies "
-                    "that are paid for are kept and cost nothing"
-                )
-            self._promised_usd += usd
-
-    def _settle(self, expected: tuple[int, int], reply: Reply | None) -> None:
-        """Put the real cost in place of the promised; tokens that the server did not count are taken as expected."""
-        with self._lock:
-            if self.price is not None:
-                self._promised_usd -= self.price.usd(*expected)
-            if reply is None:
-                return
-            n_input = expected[0] if reply.input_tokens is None else reply.input_tokens
-            n_output = expected[1] if reply.output_tokens is None else reply.output_tokens
-            self.spent = Spent(
-                n_replies=self.spent.n_replies + 1,
-                input_tokens=self.spent.input_tokens + n_input,
-                output_tokens=self.spent.output_tokens + n_output,
-                usd=None if self.price is None else self.spent.usd + self.price.usd(n_input, n_output),
-            )
-
-    # Names, keys, errors
-
-    def _name(self) -> str:
-        host = urlsplit(self.base_url).hostname or ""
-        parts = [self.PROVIDER if self.base_url == self.USUAL_URL else host, self.model.removesuffix(DATE)]
-        parts.append(self.rubric.form)
-        if self.rubric not in (STRUCTURED, FAITHFUL):
-            parts.append(sha256(f"{self.rubric.system}{self.rubric.template}".encode()).hexdigest()[:6])
-        if self.temperature != 0.0:
-            parts.append(f"t{self.temperature}")
-        if self.repeat:
-            parts.append(f"repeat{self.repeat}")
-        return re.sub(r"(?:[^a-z0-9.]|\.{2,})+", "-", "-".join(parts).lower()).strip("-.")
-
-    def _key(self) -> str:
-        """The secret, from the environment alone; it goes to the SDK and is kept nowhere else."""
-        key = os.environ.get(self.KEY_VARIABLE, "").strip()
-        if not key and not _is_near(self.base_url):
-            raise JudgeError(f"{self.base_url} needs a key: set the environment variable {self.KEY_VARIABLE}")
-        return key or "none"
-
-    @contextmanager
-    def _errors(self, sdk: ModuleType, *, with_schema: bool) -> Iterator[None]:
-        """Tell the errors of an SDK in the words of this module; ``from None`` keeps requests out of tracebacks."""
-        try:
-            yield
-        except sdk.APIStatusError as error:
-            says = self._without_key(_said(error))
-            raise self._failure(error.status_code, says, error.response.headers, with_schema=with_schema) from None
-        except sdk.APITimeoutError:
-            raise UnavailableError(f"no answer within {self.limits.timeout_s:g} s") from None
-        except sdk.APIConnectionError as error:
-            cause = self._without_key(str(error.__cause__ or error))
-            raise UnavailableError(f"no connection to {self.base_url} ({cause})") from None
-        except (sdk.APIError, JSONDecodeError) as error:
-            raise UnavailableError(f"the server's answer is damaged ({self._without_key(str(error))})") from None
-
-    def _failure(self, status: int, says: str, headers: Mapping[str, str], *, with_schema: bool) -> Exception:
-        """The error to raise for a status from 400 on: for all requests, for this one, or for this try."""
-        where = f"{self.model} at {self.base_url}"
-        if status == 401:
-            return JudgeError(f"{self.base_url} refuses the key in {self.KEY_VARIABLE} (401); set a valid one")
-        if status == 403:
-            return JudgeError(f"the key in {self.KEY_VARIABLE} may not use {where} (403): {says}")
-        if status == 402 or _NO_CREDIT.search(says):
-            return JudgeError(f"no credit left for {where} ({status}): {says}")
-        if with_schema and _SCHEMA_WORDS.search(says):
-            return NoSchemaError(says)
-        if status == 404:
-            return JudgeError(f"there is no {where} (404): {says}; check model and base_url")
-        if status == 400 and "temperature" in says:
-            return JudgeError(f"{where} takes no temperature {self.temperature}; give temperature=None: {says}")
-        if status in RETRIED or status >= 500:
-            return UnavailableError(f"{status} {says}", wait_s=_retry_after_s(headers))
-        return DeclinedError(f"{status} {says}")
-
-    def _no_such_server(self) -> JudgeError:
-        return JudgeError(f"{self.base_url} does not answer like a server of the {self.PROVIDER} kind; check base_url")
-
-    def _without_key(self, text: str) -> str:
-        key = os.environ.get(self.KEY_VARIABLE, "").strip()
-        line = " ".join((text.replace(key, "[key]") if key else text).split())
-        return line if len(line) <= 200 else f"{line[:200]}..."
-
-
-def _said(error: Any) -> str:
-    """What the server wrote about an error, with its code; the two SDKs keep it at different depths."""
-    body = error.body.get("error", error.body) if isinstance(error.body, dict) else error.body
-    if not isinstance(body, dict) or "message" not in body:
-        return error.message
-    code = body.get("code") or body.get("type")
-    return f"{body['message']} ({code})" if code else str(body["message"])
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds that the server asks to wait: a number or a date; 0 if it asks for nothing that can be read."""
-    value = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def _is_near(base_url: str) -> bool:
-    """Whether a server is on this machine or a private network."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        return ip_address(host).is_private
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".local"))
+    @property
+    def _server(self) -> Server:
+        return Server(
+            provider=self.PROVIDER,
+            base_url=self.base_url,
+            model=self.model,
+            key_variable=self.KEY_VARIABLE,
+            temperature=self.temperature,
+            timeout_s=self.limits.timeout_s,
+        )

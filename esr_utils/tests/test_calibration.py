@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import beta
 
@@ -16,6 +17,7 @@ from esr_utils.calibration import (
     calibration_table,
 )
 from esr_utils.engines.hf import HFEngine
+from esr_utils.journal import Journal
 from esr_utils.tests.conftest import tiny_sae
 
 SETTINGS = CalibrationSettings(upper=100.0, prior_mean=50.0, prior_sd=25.0, n_verify=6)
@@ -23,13 +25,16 @@ QUESTIONS = [f"question {i}?" for i in range(8)]
 
 
 class Responder(HFEngine):
-    """Stands in for an engine: a response says how strongly it was steered."""
+    """Stands in for an engine: a response says how strongly it was steered. Interrupted at batch ``killed_at``."""
 
-    def __init__(self):
+    def __init__(self, *, killed_at: int | None = None):
         self.pair = SimpleNamespace(sae=tiny_sae("standard"))
+        self.killed_at = killed_at
         self.batches: list[int] = []
 
     def generate(self, rows, **callbacks):
+        if len(self.batches) == self.killed_at:
+            raise KeyboardInterrupt
         self.batches.append(len(rows))
         return [SimpleNamespace(text=f"{row.steer[0].latent} {row.steer[0].strength} {row.seed}") for row in rows]
 
@@ -146,3 +151,104 @@ def test_settings_that_cannot_work_are_refused(change, sentence):
 def test_a_prior_far_outside_the_range_is_refused():
     with pytest.raises(ValueError, match="lies too far outside"):
         Bisection(CalibrationSettings(upper=1.0, prior_mean=1e6, prior_sd=1.0))
+
+
+LATENTS = [0, 10, 20]
+STAGE = len(LATENTS) * SETTINGS.n_samples  # lines of the journal
+
+
+def a_journal(tmp_path) -> Journal:
+    return Journal(path=tmp_path / "probes.jsonl", key=("latent", "stage", "seed"))
+
+
+def gappy_score(questions, responses) -> np.ndarray:
+    """As ``score``, but a third of the responses holds no attempt."""
+    is_lost = np.array([int(text.split()[2]) % 3 == 0 for text in responses])
+    return np.where(is_lost, np.nan, score(questions, responses))
+
+
+@pytest.mark.parametrize("scoring", [score, gappy_score])
+@pytest.mark.parametrize("killed_at", [0, 3, SETTINGS.n_steps])
+def test_a_search_killed_between_stages_goes_on_there_and_ends_the_same(tmp_path, scoring, killed_at):
+    expected = calibrate(Responder(), scoring, LATENTS, QUESTIONS, SETTINGS)
+    killed, resumed = Responder(killed_at=killed_at), Responder()
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(killed, scoring, LATENTS, QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
+    probes = calibrate(resumed, scoring, LATENTS, QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
+    pd.testing.assert_frame_equal(probes, expected, check_exact=True)
+    assert len(killed.batches) == killed_at
+    assert len(killed.batches) + len(resumed.batches) == SETTINGS.n_steps + 1
+
+
+def test_a_finished_search_is_read_without_an_engine_or_a_judge(tmp_path):
+    expected = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
+    assert expected["score"].isna().any()
+    again = calibrate(Responder(killed_at=0), None, LATENTS, QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
+    pd.testing.assert_frame_equal(again, expected, check_exact=True)
+
+
+def test_a_stage_of_which_half_was_written_is_made_again_whole(tmp_path):
+    journal = a_journal(tmp_path)
+    expected = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS, journal=journal)
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join(lines[: 2 * STAGE + 5]) + lines[2 * STAGE + 5][:30])
+    engine = Responder()
+    probes = calibrate(engine, gappy_score, LATENTS, QUESTIONS, SETTINGS, journal=journal)
+    pd.testing.assert_frame_equal(probes, expected, check_exact=True)
+    assert engine.batches == [STAGE] * (SETTINGS.n_steps - 2) + [len(LATENTS) * SETTINGS.n_verify]
+    assert len(journal.read()) == len(lines)
+
+
+def test_a_journal_does_not_change_what_is_found(tmp_path):
+    kept = calibrate(Responder(), score, LATENTS, QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
+    pd.testing.assert_frame_equal(kept, calibrate(Responder(), score, LATENTS, QUESTIONS, SETTINGS), check_exact=True)
+
+
+def test_responses_of_other_questions_are_not_taken_from_a_journal(tmp_path):
+    calibrate(Responder(), score, [0], QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
+    others = [f"another {question}" for question in QUESTIONS]
+    probes = calibrate(Responder(), score, [0], others, SETTINGS, journal=a_journal(tmp_path))
+    assert set(probes["question"]) <= set(others)
+
+
+def test_responses_without_a_score_are_kept_and_left_out_of_the_mean():
+    probes = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS)
+    assert len(probes) == STAGE * SETTINGS.n_steps + len(LATENTS) * SETTINGS.n_verify
+    for latent in LATENTS:
+        belief, mine = Bisection(SETTINGS), probes[probes["latent"] == latent]
+        for step in range(SETTINGS.n_steps):
+            stage = mine[mine["stage"] == step]
+            assert stage["strength"].tolist() == [belief.median] * SETTINGS.n_samples
+            if stage["score"].notna().any():
+                belief.update(float(np.nanmean(stage["score"])))
+    table = calibration_table(probes, SETTINGS)
+    verified = probes[probes["stage"] == VERIFY].groupby("latent")["score"]
+    assert table["n_verified"].tolist() == verified.count().tolist()
+    assert table["verified_score"].tolist() == verified.mean().tolist()
+
+
+def test_a_step_without_any_score_leaves_the_belief_as_it_was():
+    def unscored(questions, responses) -> np.ndarray:
+        return np.full(len(responses), np.nan)
+
+    probes = calibrate(Responder(), unscored, LATENTS, QUESTIONS, SETTINGS)
+    untouched = Bisection(SETTINGS)
+    assert set(probes["strength"]) == {untouched.median, round(untouched.median, 2)}
+    for belief in beliefs_after(probes, SETTINGS).values():
+        np.testing.assert_array_equal(belief.density, untouched.density)
+
+
+def test_a_latent_that_was_never_scored_is_kept_outside_the_window():
+    def scored_but_for_ten(questions, responses) -> np.ndarray:
+        return np.where([text.startswith("10 ") for text in responses], np.nan, score(questions, responses))
+
+    table = calibration_table(calibrate(Responder(), scored_but_for_ten, LATENTS, QUESTIONS, SETTINGS), SETTINGS)
+    assert table["n_verified"].tolist() == [6, 0, 6]
+    assert table["is_in_window"].tolist() == [True, False, True]
+    assert table["verified_score"].isna().tolist() == [False, True, False]
+
+
+def test_the_table_and_the_verified_responses_have_the_same_strength():
+    probes = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS)
+    verified = probes[probes["stage"] == VERIFY].groupby("latent")["strength"].unique()
+    assert [list(v) for v in verified] == [[s] for s in calibration_table(probes, SETTINGS)["strength"]]

@@ -22,7 +22,7 @@ from esr_utils.power import (
     zero_event_bound,
 )
 
-HELD_OUT = Comparison(n_trials=239, base_rate=0.096)  # method.md, section (k), item 4
+HELD_OUT = Comparison(n_trials=239, base_rate=0.096)  # paper, version 2, held-out prompts: 23 of 239
 
 
 def test_power_of_the_papers_held_out_test_is_16_percent():

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import socket
 import threading
 import time
 from collections import deque
@@ -18,10 +19,14 @@ import pytest
 
 from esr_utils.judges.anthropic_judge import PRICE, AnthropicJudge
 from esr_utils.judges.cache import Cache
+from esr_utils.judges.costs import Price
+from esr_utils.judges.errors import BudgetError, JudgeError
 from esr_utils.judges.openai_judge import OpenAIJudge
+from esr_utils.judges.patience import N_UNREACHED, Limits
 from esr_utils.judges.recorded import RecordedJudge
-from esr_utils.judges.remote import BudgetError, JudgeError, Limits, Price, RemoteJudge, _retry_after_s
+from esr_utils.judges.remote import RemoteJudge
 from esr_utils.judges.rubric import FAITHFUL, STRUCTURED, faithful
+from esr_utils.judges.servers import _retry_after_s
 from esr_utils.judging import Attempt, Case, Judge, Verdict
 
 KEY = "sk-test-0123456789abcdef"
@@ -356,6 +361,56 @@ def test_no_server_at_all_is_a_failure_with_its_reason(server, kind):
 
 
 @both
+def test_a_run_stops_where_nothing_gets_through(server, kind, tmp_path):
+    """What was paid for is kept, and is not asked again."""
+    limits = Limits(concurrency=1, n_tries=2, first_wait_s=0.01)
+    judge = make(kind, server, limits=limits, cache=Cache(tmp_path / "c.sqlite"))
+    server.script.extend([good] * 3)
+    server.usual = lambda body: Answer()
+    sentence = f"^no connection to {server.url(kind)} .*, {N_UNREACHED} requests in a row; .* judge again: .* are kept"
+    with pytest.raises(JudgeError, match=sentence) as caught:
+        judge.judge(cases(40))
+    assert caught.value.__suppress_context__
+    assert 3 + 2 * N_UNREACHED <= len(server.bodies) <= 3 + 2 * N_UNREACHED + 2  # one may be sent before it is noticed
+    assert len(Cache(tmp_path / "c.sqlite")) == judge.spent.n_replies == 3
+    server.usual = good
+    server.bodies.clear()
+    assert {v.status for v in judge.judge(cases(40))} == {"judged"}
+    assert len(server.bodies) == 37
+
+
+def test_no_connection_counts_over_calls(server):
+    judge = make("openai", server, base_url="http://127.0.0.1:9/v1")
+    for case in cases(N_UNREACHED - 1):
+        assert judge.judge([case])[0].status == "failed"
+    with pytest.raises(JudgeError, match="requests in a row"):
+        judge.judge([CASE])
+
+
+@pytest.mark.parametrize("between", [good, Answer(status=400, text="too long"), Answer(status=500, text="oops")])
+def test_a_server_that_answers_now_and_then_does_not_stop_a_run(server, between):
+    limits = Limits(concurrency=1, n_tries=1)
+    server.script.extend([*[Answer()] * (N_UNREACHED - 1), between] * 3)
+    verdicts = make("openai", server, limits=limits).judge(cases(3 * N_UNREACHED))
+    assert sum("no connection" in v.note for v in verdicts) == 3 * (N_UNREACHED - 1)
+
+
+@both
+def test_a_connection_that_never_comes_is_not_a_slow_answer(server, kind, request):
+    deaf = socket.create_server(("127.0.0.1", 0), backlog=0)
+    request.addfinalizer(deaf.close)
+    for _ in range(4):  # fill the queue, so that further ones wait at the door
+        caller = socket.socket()
+        caller.setblocking(False)
+        caller.connect_ex(deaf.getsockname())
+        request.addfinalizer(caller.close)
+    base_url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+    limits = Limits(timeout_s=0.2, n_tries=1)
+    (verdict,) = make(kind, server, base_url=base_url, limits=limits).judge([CASE])
+    assert "no connection to" in verdict.note
+
+
+@both
 def test_one_request_that_is_declined_leaves_the_others_alone(server, kind):
     too_long = Answer(status=400, text="prompt is too long")
     server.usual = lambda body: too_long if "Boil 1 " in shown_response(body) else good(body)
@@ -562,13 +617,41 @@ def test_an_estimate_without_a_price_says_so(server, kind):
             OpenAIJudge(model="Qwen/Qwen3-32B:free", base_url="https://openrouter.ai/api/v1/"),
             "openrouter.ai-qwen-qwen3-32b-free-structured",
         ),
-        (OpenAIJudge(model="../../x", base_url="http://localhost:11434/v1"), "localhost-x-structured"),
+        (OpenAIJudge(model="../../x", base_url="http://localhost:11434/v1"), "localhost-11434-x-structured"),
+        (OpenAIJudge(model="x", base_url="http://judge.local/v1"), "judge.local-80-x-structured"),
+        (
+            OpenAIJudge(model="o4", temperature=None, max_tokens=9000, reasoning_effort="Low"),
+            "openai-o4-structured-tnone-tokens9000-effort-low",
+        ),
     ],
 )
 def test_names_are_safe_for_files(judge, name):
     assert judge.name == name
     assert Path(name).name == name
     assert name in repr(judge)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_url": "http://localhost:8001/v1"},
+        {"base_url": "http://localhost/v1"},
+        {"base_url": "https://localhost/v1"},
+        {"max_tokens": 8192},
+        {"temperature": None},
+        {"reasoning_effort": "low"},
+        {"reasoning_effort": "none"},
+    ],
+    ids=str,
+)
+def test_judges_that_differ_have_names_that_differ(changes):
+    usual = {"model": "x", "base_url": "http://localhost:8000/v1"}
+    assert OpenAIJudge(**{**usual, **changes}).name != OpenAIJudge(**usual).name
+
+
+def test_a_port_that_is_no_port_is_an_error():
+    with pytest.raises(ValueError, match="[Pp]ort"):
+        OpenAIJudge(base_url="http://localhost:99999/v1")
 
 
 def test_another_wording_has_another_name():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from hashlib import sha256, shake_256
 
 import pytest
 
@@ -81,6 +82,17 @@ def test_a_response_cannot_close_its_frame(rubric):
     assert new not in attack
     assert fences == [new, mark, mark, new]
     assert prompt.split(f"<response {new}>\n")[1].split(f"\n</response {new}>")[0] == attack
+
+
+def test_a_mark_that_the_text_holds_is_exchanged_until_one_is_free():
+    """Half a million random bytes in hex, and a number found by trial, hold the first two marks of their own text."""
+    response = f"{shake_256(b'').hexdigest(500_000)} 12637028"
+    first = sha256(f"?\n{response}".encode()).hexdigest()[:8]
+    second = sha256(first.encode()).hexdigest()[:8]
+    assert [response.count(mark) for mark in (first, second)] == [1, 1]
+    prompt = STRUCTURED.prompt(Case(question="?", response=response)).user
+    mark = re.search(r"^<response (\w+)>$", prompt, re.MULTILINE)[1]
+    assert response.count(mark) == 0
 
 
 def test_asking_again_tells_why():

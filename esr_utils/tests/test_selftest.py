@@ -23,7 +23,10 @@ APPLY, CONTRIBUTION = LayerEdit.apply, LayerEdit._contribution
 
 
 def edits_in_scheduler_order(patch: Patch) -> None:
-    """Edit i goes to slot i in order of arrival, while the slots fill their holes from the end (method.md b.6)."""
+    """Edit i goes to slot i in order of arrival, while the slots fill their holes from the end.
+
+    So it may go in an engine whose scheduler and batch each keep an order of their own.
+    """
     arrived: dict[int, int] = {}
 
     class SchedulerOrder(hf.Plan):

@@ -163,7 +163,7 @@ def test_before_steering_leaves_what_the_steering_excites(of_kind):
 
 
 def test_a_steered_latent_ablated_before_steering_is_set_to_the_strength(of_kind):
-    """method.md b.1: both together is a clamp."""
+    """Its own contribution goes, the strength comes: both together are a clamp."""
     ablate = Ablate(latents=(5,), order="before_steering")
     row = forced(steer=(Steer(latent=5, strength=6.0),), ablate=(ablate,))
     expected = with_latents(of_kind.sae, some_resid(), {5: 6.0})
