@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 
 from esr_utils.embedding import embed
 from esr_utils.judge_examples import FOLDER
-from esr_utils.judges.offline import WAYS, OfflineJudge, Scale, distinct_share, offline_judge
+from esr_utils.judges.offline import WAYS, OfflineJudge, Scale, distinct_share, relevance_by
 from esr_utils.judges.restarts import GATE, MIN_WORDS, WORDS, sentences_of
 from esr_utils.records import write_whole
 
@@ -169,7 +169,9 @@ def main() -> None:
     fit_gate(readings)
     tune = gold_attempts(readings[readings["half"] == "tune"])
     reader = HFEngine(load_pair("smollm2-135m"))
-    scales = {way: asdict(fit_scale(offline_judge(reader, way=way), tune)) for way in WAYS}
+    unscaled = _scale(np.ones(len(fields(Scale))))
+    judges = {way: OfflineJudge(reader=reader, relevance=relevance_by(way, reader), scale=unscaled) for way in WAYS}
+    scales = {way: asdict(fit_scale(judge, tune)) for way, judge in judges.items()}
     write_whole(FOLDER / "scales.json", json.dumps(scales, indent=1) + "\n")
 
 

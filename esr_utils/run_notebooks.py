@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALE = "quick"
+PATH_VARIABLES = ("ESR_CACHE", "ESR_SMOLLM2_WHEEL", "ESR_MINILM_WHEEL")
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 ADDED_BY_PAPERMILL = {"injected-parameters", "papermill-error-cell-tag"}
 
@@ -119,7 +120,7 @@ def kernel_environment(root: Path) -> dict[str, str]:
     Kernels work in ``notebooks/``, so paths given relative to here are made absolute.
     """
     kernels = [str(Path(sys.prefix) / "share" / "jupyter"), os.environ.get("JUPYTER_PATH", "")]
-    given = {name: os.environ[name] for name in ("ESR_CACHE", "ESR_SMOLLM2_WHEEL", "ESR_MINILM_WHEEL") if os.environ.get(name)}
+    given = {name: os.environ[name] for name in PATH_VARIABLES if os.environ.get(name)}
     paths = {name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items()}
     jupyter = {
         "JUPYTER_PATH": os.pathsep.join(filter(None, kernels)),

@@ -132,11 +132,20 @@ def offline_judge(reader: HFEngine, *, way: str = "embedding", name: str = "offl
         way: how relevance is measured: by sentence ``embedding``, or by ``likelihood`` against other questions, which
             takes five readings a text.
     """
+    return OfflineJudge(reader=reader, relevance=relevance_by(way, reader), scale=load_scale(way), name=name)
+
+
+def relevance_by(way: str, reader: HFEngine) -> Relevance:
+    """One of the ``WAYS`` to measure relevance.
+
+    Raises:
+        ValueError: no such way.
+    """
     if way not in WAYS:
-        raise ValueError(f"way {way!r} is neither of {', '.join(WAYS)}")
-    by_likelihood = Topicality(engine=reader, distractors=load_prompts("calibration")).information
-    relevance = embedding_relevance if way == "embedding" else by_likelihood
-    return OfflineJudge(reader=reader, relevance=relevance, scale=load_scale(way), name=name)
+        raise ValueError(f"unknown way {way!r} to measure relevance; there are {', '.join(WAYS)}")
+    if way == "embedding":
+        return embedding_relevance
+    return Topicality(engine=reader, distractors=load_prompts("calibration")).information
 
 
 def embedding_relevance(questions: Sequence[str], texts: Sequence[str]) -> Float[np.ndarray, " text"]:

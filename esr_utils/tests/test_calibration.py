@@ -181,9 +181,11 @@ def test_a_search_killed_between_stages_goes_on_there_and_ends_the_same(tmp_path
 
 
 def test_a_finished_search_is_read_without_an_engine_or_a_judge(tmp_path):
-    expected = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
+    journal = a_journal(tmp_path)
+    expected = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS, journal=journal)
     assert expected["score"].isna().any()
-    again = calibrate(Responder(killed_at=0), None, LATENTS, QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
+    engine = Responder(killed_at=0)
+    again = calibrate(engine, lambda q, r: pytest.fail("scored again"), LATENTS, QUESTIONS, SETTINGS, journal=journal)
     pd.testing.assert_frame_equal(again, expected, check_exact=True)
 
 
@@ -202,13 +204,6 @@ def test_a_stage_of_which_half_was_written_is_made_again_whole(tmp_path):
 def test_a_journal_does_not_change_what_is_found(tmp_path):
     kept = calibrate(Responder(), score, LATENTS, QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
     pd.testing.assert_frame_equal(kept, calibrate(Responder(), score, LATENTS, QUESTIONS, SETTINGS), check_exact=True)
-
-
-def test_responses_of_other_questions_are_not_taken_from_a_journal(tmp_path):
-    calibrate(Responder(), score, [0], QUESTIONS, SETTINGS, journal=a_journal(tmp_path))
-    others = [f"another {question}" for question in QUESTIONS]
-    probes = calibrate(Responder(), score, [0], others, SETTINGS, journal=a_journal(tmp_path))
-    assert set(probes["question"]) <= set(others)
 
 
 def test_responses_without_a_score_are_kept_and_left_out_of_the_mean():

@@ -1,6 +1,5 @@
 """A subject is measured once: every step is kept, and every setting is part of the folder."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -34,7 +33,7 @@ SCALE = replace(
     prior_sd=2.0,
 )
 ASKED = {name: [f"{name.capitalize()} question {i}?" for i in range(4)] for name in ("calibration", "evaluation")}
-WORDS = "bees tea maps rain seas salt bread stars owls clay".split()
+WORDS = ["bees", "tea", "maps", "rain", "seas", "salt", "bread", "stars", "owls", "clay"]
 RESTART = "Wait, that is wrong."
 TEXT = "Bees find home by the sun. They dance for others. Rain keeps them in! Who knows why? Some never come back."
 
@@ -132,7 +131,7 @@ def workshop(tmp_path, monkeypatch) -> Workshop:
 def measured(request, tmp_path_factory) -> tuple[Detection, Workshop]:
     """A subject measured once, and what was used for it. Read only."""
     patch = pytest.MonkeyPatch()
-    request.addfinalizer(patch.undo)
+    request.addfinalizer(patch.undo)  # noqa: PT021 - the import hook of jaxtyping keeps yield fixtures from running
     workshop = Workshop(tmp_path_factory.mktemp("detection")).patch(patch)
     return a_detection().measure(), workshop
 
@@ -217,11 +216,10 @@ def test_placebo_parts_are_two_a_trial_and_cover_its_text(measured):
 
 
 def test_placebo_cuts_stand_at_the_middle_if_no_trial_restarts(workshop, monkeypatch):
-    monkeypatch.setattr("esr_utils.tests.test_detection.RESTART", "Wait, this never occurs.")
-    monkeypatch.setattr("esr_utils.tests.test_detection.sentences", lambda row: TEXT)
+    monkeypatch.setitem(globals(), "sentences", lambda row: TEXT)
     detected = a_detection().measure()
     assert detected.attempts()["index"].eq(0).all()
-    assert workshop.judges[JUDGE].scored[:2] == [TEXT[: TEXT.index(" Rain")], TEXT[TEXT.index("Rain") :]]
+    assert workshop.judges[JUDGE].scored[:2] == [TEXT[: TEXT.index(" Who")], TEXT[TEXT.index("Who") :]]
 
 
 ENDS = {
@@ -254,7 +252,7 @@ def test_a_placebo_cut_stands_where_it_is_asked_to(share):
 def test_a_folder_made_at_another_scale_is_refused_by_the_field_that_differs(workshop, name):
     value = getattr(SCALE, name)
     changed = (*value, 1.75) if isinstance(value, tuple) else value + type(value)(1)
-    told = rf"quick|esr_detection was made with other settings \((.*; )?{name}: {re.escape(str(value))[:9]}"
+    told = rf"esr_detection was made with other settings \((.*; )?{name}: .* there, .* now"
     assert a_detection().run.folder.exists()
     with pytest.raises(ValueError, match=told):
         _ = a_detection(**{name: changed}).run

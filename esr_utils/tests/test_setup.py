@@ -1,6 +1,7 @@
 """What installs, starts and describes the kit: files in step, the Makefile, set-up errors, notebooks run in a row."""
 
 import ast
+import csv
 import importlib.util
 import json
 import os
@@ -157,6 +158,16 @@ def test_readme_names_what_is_there():
     ignored = (ROOT / ".gitignore").read_text().split()
     assert len(paths) > 5
     assert [path for path in paths if path not in ignored and not (ROOT / path).is_dir()] == []
+
+
+def test_readme_tells_the_judge_as_validated():
+    folder = ROOT / "data" / "judge" / "validation"
+    told = dict(re.findall(r"^\| (restarts: \w+|on-topic.*?AUC|Spearman.*?) \| ([\d.]+) \|", README, re.MULTILINE))
+    rows = [*csv.DictReader((folder / "restarts.csv").open()), *csv.DictReader((folder / "scores.csv").open())]
+    mine = [row for row in rows if row["half"] == "report" and row.get("scored by") != "likelihood"]
+    found = {row["quantity"]: round(float(row["value"]), 2) for row in mine}
+    names = ("restart precision", "restart recall", "AUC", "Spearman")
+    assert [float(value) for value in told.values()] == [found[name] for name in names]
 
 
 def test_readme_table_lists_the_notebooks():

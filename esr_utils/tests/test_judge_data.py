@@ -1,0 +1,237 @@
+"""What ``data/judge`` ships is consistent, and its tables are what its files give."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from esr_utils.judge_examples import FOLDER, HALVES, N_OF_KIND
+from esr_utils.judge_fitting import gold_attempts, load_readings
+from esr_utils.judge_validation import reader_table, restart_marks, restart_table
+from esr_utils.judges.restarts import GATE, Restart, find_restarts, load_gate
+
+COUNTED = ("starts", "dangling", "scores")
+
+
+@pytest.fixture(scope="module")
+def readings() -> pd.DataFrame:
+    return load_readings()
+
+
+@pytest.fixture(scope="module")
+def examples() -> pd.DataFrame:
+    return pd.read_json(FOLDER / "examples.jsonl", lines=True, dtype={"id": str})
+
+
+@pytest.fixture(scope="module")
+def marks(readings) -> pd.DataFrame:
+    texts = readings.drop_duplicates("id").set_index("id")["response"]
+    return restart_marks(readings, dict(zip(texts.index, find_restarts(texts.tolist()), strict=True)))
+
+
+def bank(name: str) -> list[str]:
+    return (FOLDER / "phrases" / f"{name}.txt").read_text().splitlines()
+
+
+def shipped(name: str) -> str:
+    return (FOLDER / "validation" / f"{name}.csv").read_text()
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, float_format="%.4g")
+
+
+def words_of(text: str) -> str:
+    return " ".join(re.findall(r"[a-z']+", text.lower().replace("’", "'")))
+
+
+def test_every_example_has_an_id_of_its_own(examples):
+    assert examples["id"].is_unique
+    numbers = examples.groupby(["half", "kind"]).cumcount()
+    assert (examples["half"] + "-" + examples["kind"] + numbers.map("-{:02d}".format) == examples["id"]).all()
+
+
+def test_each_half_has_the_planned_number_of_each_kind(examples):
+    n = examples.groupby(["half", "kind"]).size()
+    assert n.to_dict() == {(half, kind): n for half in HALVES for kind, n in N_OF_KIND.items()}
+
+
+@pytest.mark.parametrize("column", ["question", "latent", "response"])
+def test_the_halves_share_no(examples, column):
+    tune, report = (set(examples.loc[examples["half"] == half, column].dropna()) for half in HALVES)
+    assert tune
+    assert report
+    assert tune & report == set()
+
+
+@pytest.mark.parametrize("kind", ["restarts", "near_misses"])
+@pytest.mark.parametrize(("half", "other"), [HALVES, HALVES[::-1]])
+def test_the_halves_share_no_inserted_sentence(examples, kind, half, other):
+    assert {words_of(line) for line in bank(f"{kind}_{half}")} & {
+        words_of(line) for line in bank(f"{kind}_{other}")
+    } == set()
+    texts = examples.loc[examples["half"] == other, "response"]
+    assert [line for line in bank(f"{kind}_{half}") if texts.str.contains(line, regex=False).any()] == []
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize(("kind", "phrases"), [("restarted", "restarts"), ("near_miss", "near_misses")])
+def test_inserted_sentences_are_those_of_their_half(examples, half, kind, phrases):
+    texts = examples.loc[(examples["half"] == half) & (examples["kind"] == kind), "response"]
+    lines = bank(f"{phrases}_{half}")
+    assert [text for text in texts if not any(line in text for line in lines)] == []
+
+
+def test_examples_are_steered_exactly_where_a_latent_is_named(examples):
+    assert ((examples["strength"] > 0) == examples["latent"].notna()).all()
+    assert (examples.groupby("kind")["strength"].max()[["unsteered", "near_miss"]] == 0).all()
+    assert examples.loc[examples["kind"] == "steered", "strength"].min() > 0
+
+
+def test_every_example_is_read_once_by_each_of_two_readers(examples, readings):
+    assert sorted(zip(readings["id"], readings["reader"], strict=True)) == sorted(
+        (id_, reader) for id_ in examples["id"] for reader in "ab"
+    )
+
+
+def test_every_mark_lies_in_its_response_after_some_text_and_none_twice(readings):
+    for reading in readings.itertuples():
+        marks = [*reading.starts, *reading.dangling]
+        assert len(set(marks)) == len(marks), reading.id
+        assert all(reading.response[:mark].strip() and reading.response[mark:].strip() for mark in marks), reading.id
+        assert reading.starts == sorted(reading.starts), reading.id
+
+
+def test_no_mark_stands_within_a_word(readings):
+    within = [
+        (reading.id, reading.reader, mark)
+        for reading in readings.itertuples()
+        for mark in [*reading.starts, *reading.dangling]
+        if re.match(r"\w\w", reading.response[mark - 1 : mark + 1])
+    ]
+    assert within == []
+
+
+def test_every_attempt_that_a_reader_saw_has_a_score_on_the_scale(readings):
+    for reading in readings.itertuples():
+        assert len(reading.scores) == len(reading.starts) + 1, reading.id
+        assert all(0 <= score <= 100 for score in reading.scores), reading.id
+        assert 0 <= reading.recovery <= 10, reading.id
+
+
+def test_gold_attempts_are_those_that_both_readers_saw(readings):
+    gold = gold_attempts(readings)
+    n_starts = readings.assign(n=readings["starts"].map(len)).groupby("id")["n"].agg(["min", "max"])
+    alike = n_starts[n_starts["min"] == n_starts["max"]]["min"]
+    assert gold.groupby("id").size().to_dict() == (alike + 1).to_dict()
+    assert gold["score"].between(0, 100).all()
+    assert gold["text"].str.strip().eq(gold["text"]).all()
+
+
+def test_the_gate_holds_numbers_and_words_and_nothing_that_could_run():
+    with np.load(GATE, allow_pickle=False) as file:
+        kinds = {name: file[name].dtype.kind for name in file.files}
+        sizes = {name: file[name].shape for name in file.files}
+        assert all(np.isfinite(file[name]).all() for name, kind in kinds.items() if kind == "f")
+        terms = file["terms"].tolist()
+    assert {name for name, kind in kinds.items() if kind != "f"} == {"terms"}
+    assert kinds["terms"] == "U"
+    assert sizes["support"] == (*sizes["dual"], 384)
+    assert sizes["idf"] == sizes["weights"] == sizes["terms"] == (len(set(terms)),)
+
+
+def test_the_words_that_spare_the_embedding_hide_no_restart_of_the_banks():
+    gate = load_gate()
+    lines = [line for half in HALVES for line in bank(f"restarts_{half}")]
+    words = gate.words.transform([line.replace("’", "'") for line in lines]) @ gate.weights
+    assert (words >= gate.floor).mean() > 0.95
+
+
+def test_the_table_of_readers_is_what_the_readings_give(readings):
+    assert as_csv(reader_table(readings)) == shipped("readers")
+
+
+def test_the_tables_of_restarts_are_what_the_gate_gives(marks):
+    assert as_csv(restart_table(marks)) == shipped("restarts")
+    assert as_csv(marks[marks["outcome"] != "hit"]) == shipped("restart_marks")
+
+
+def test_the_table_of_attempts_holds_the_gold_attempts(readings):
+    gold = gold_attempts(readings)
+    table = pd.read_csv(FOLDER / "validation" / "attempts.csv", keep_default_na=False)
+    assert as_csv(table[gold.columns]) == as_csv(gold)
+    told = table[["offline_embedding", "offline_likelihood"]]
+    assert told.apply(lambda column: column.between(0, 100)).all(axis=None)
+
+
+def test_tables_of_scores_and_recovery_count_what_was_read(readings):
+    gold = gold_attempts(readings)
+    scores = pd.read_csv(FOLDER / "validation" / "scores.csv")
+    assert (
+        scores.groupby("half")["n"].agg(["min", "max"]).to_numpy().T.tolist()
+        == [gold.groupby("half").size().loc[sorted(HALVES)].tolist()] * 2
+    )
+    recovery = pd.read_csv(FOLDER / "validation" / "recovery.csv").set_index("half")
+    mean = readings.groupby(["half", "id"])["recovery"].mean()
+    for half in HALVES:
+        assert recovery.loc[half, "n"] == len(mean[half])
+        assert recovery.loc[half, "recovered (readers)"] == (mean[half] >= 7).sum()
+
+
+def by_hand(a: dict[str, list[int]], b: dict[str, list[int]], *, half: str = "tune") -> pd.DataFrame:
+    """Two readings of one response of 400 characters."""
+    both = [{"starts": [], "dangling": [], **marks} for marks in (a, b)]
+    return pd.DataFrame({"id": "x", "half": half, "response": "0123456789" * 40, **pd.DataFrame(both)})
+
+
+def outcomes(readings: pd.DataFrame, *spans: tuple[int, int]) -> list[str]:
+    found = {"x": [Restart(start=start, end=end) for start, end in spans]}
+    return restart_marks(readings, found)["outcome"].tolist()
+
+
+HAND_MADE = {
+    "both and the gate": ({"starts": [100]}, {"starts": [100]}, [(100, 140)], ["hit"]),
+    "nearly the same place": ({"starts": [100]}, {"starts": [179]}, [(70, 120)], ["hit"]),
+    "a start and a dangling one": ({"starts": [100]}, {"dangling": [100]}, [(100, 140)], ["hit"]),
+    "both, not the gate": ({"starts": [100]}, {"starts": [100]}, [], ["missed"]),
+    "the gate elsewhere": ({"starts": [100]}, {"starts": [100]}, [(300, 340)], ["missed", "false"]),
+    "the gate ends before": ({"starts": [100]}, {"starts": [100]}, [(40, 99)], ["missed", "false"]),
+    "the gate begins a little later": ({"starts": [100]}, {"starts": [100]}, [(140, 180)], ["hit"]),
+    "the gate begins too late": ({"starts": [100]}, {"starts": [100]}, [(141, 180)], ["missed", "false"]),
+    "the gate alone": ({}, {}, [(100, 140)], ["false"]),
+    "one reader and the gate": ({"starts": [100]}, {}, [(100, 140)], ["disputed"]),
+    "one reader alone": ({}, {"dangling": [100]}, [], ["disputed, not marked"]),
+    "readers at two places": ({"starts": [100]}, {"starts": [180]}, [(100, 140)], ["disputed", "disputed, not marked"]),
+    "nobody": ({}, {}, [], []),
+}
+
+
+@pytest.mark.parametrize(("a", "b", "spans", "expected"), HAND_MADE.values(), ids=HAND_MADE)
+def test_the_outcome_of_a_mark(a, b, spans, expected):
+    assert outcomes(by_hand(a, b), *spans) == expected
+
+
+def test_a_mark_shows_the_text_that_stands_there():
+    marks = restart_marks(by_hand({"starts": [105]}, {"starts": [105]}), {"x": [Restart(start=302, end=306)]})
+    assert marks["text"].str[:4].tolist() == ["5678", "2345"]
+    assert marks["text"].str.len().tolist() == [160, 4]
+
+
+def test_precision_and_recall_by_hand():
+    outcome = ["hit"] * 6 + ["missed"] * 2 + ["false"] * 3 + ["disputed", "disputed, not marked"]
+    marks = pd.DataFrame({"id": "x", "half": "tune", "outcome": outcome, "text": ""})
+    table = restart_table(marks).set_index("quantity")
+    assert table.loc["restart precision", ["value", "n_events", "n"]].tolist() == pytest.approx([6 / 9, 6, 9])
+    assert table.loc["restart recall", ["value", "n_events", "n"]].tolist() == pytest.approx([6 / 8, 6, 8])
+    z, p, n = 1.959964, 6 / 8, 8  # Wilson's interval, written out
+    middle, reach = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low_high = [(middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)]
+    assert table.loc["restart recall", ["ci_low", "ci_high"]].tolist() == pytest.approx(low_high, abs=1e-5)
+
+
+def test_a_half_without_restarts_has_no_precision():
+    marks = pd.DataFrame({"id": ["x"], "half": "tune", "outcome": ["disputed"], "text": ""})
+    table = restart_table(marks)
+    assert table[["value", "ci_low", "ci_high"]].isna().all(axis=None)
+    assert (table["n"] == 0).all()
