@@ -215,7 +215,7 @@ def test_first_scores_are_those_of_first_attempts_and_nan_where_there_is_none(ju
 
 
 def test_a_wrong_way_is_named(embedded_pair):
-    with pytest.raises(ValueError, match="way 'guess' is neither of embedding, likelihood"):
+    with pytest.raises(ValueError, match="unknown way 'guess' to measure relevance; there are embedding, likelihood"):
         offline_judge(HFEngine(embedded_pair), way="guess")
 
 

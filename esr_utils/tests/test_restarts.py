@@ -299,7 +299,7 @@ def test_the_company_of_a_response_changes_nothing():
 
 
 MIXED = {
-    "emoji": ("🍄🌟 The tea is a fish 🐟👩‍👩‍👧, and it swims! 🎉 ", " 🫖 Boil the water."),
+    "emoji": ("🍄🌟 The tea is a fish 🐟👩‍👩‍👧, and it swims 🎉! ", " 🫖 Boil the water."),
     "accents": ("Le thé est un poisson très âgé, où nage-t-il\u0301 ? ", " Wasser kochen, öfter rühren, fertig."),
     "chinese": ("茶是一条鱼，它在港口游泳。 The fish swims in the harbour. ", " 先把水烧开，再泡茶叶。"),
     "arabic": ("الشاي سمكة في الميناء. The fish swims in the harbour. ", " اغلي الماء."),
