@@ -112,7 +112,7 @@ metrics.flow(trials, ["subject", "condition", "level"])
 # %% [markdown]
 # ## Three whole responses
 # At the calibrated strength: the ones with the most attempts, or else those whose first attempts score lowest, in the
-# middle and highest. Each attempt with its score.
+# middle and highest. What lies between two attempts is the sentence that the gate took for a restart.
 
 # %%
 steered = trials[(trials["level"] == 1.0) & (trials["status"] == "judged")]
@@ -122,7 +122,8 @@ attempts = main.attempts().set_index("trial_id")
 for trial in shown.itertuples():
     print(f"=== {trial.question}  (latent {trial.latent}, strength {trial.strength:g}, recovery {trial.recovery:g})")
     for number, attempt in enumerate(attempts.loc[[trial.trial_id]].itertuples(), start=1):
-        print(f"[attempt {number}: {attempt.score:g}] {attempt.text}\n")
+        print(f"[attempt {number}: {attempt.score:g}] characters {attempt.start} to {attempt.end}")
+    print(trial.response, end="\n\n")
 
 # %% [markdown]
 # ## Calibration
@@ -179,7 +180,8 @@ main.run.table("restarts", trials[trials["is_multi"]][["level", "question", "res
 pd.read_csv(main.run.folder / "restarts.csv")
 
 # %% [markdown]
-# Every response that the gate splits, at any level: read them before believing a rate.
+# Every response that the gate splits, at any level: read them before believing a rate. In this model a few hold words
+# of restart in garbled text, the rest are the gate's errors, and none ends in an answer to its question.
 
 # %% [markdown]
 # ## Is steered different from unsteered?
@@ -208,7 +210,12 @@ main.run.table("levels", summaries.level_table(trials))
 display(Image(plots.draw_result("detection_levels", main.run.folder, scale=SCALE), width=720))
 
 # %% [markdown]
-# Bands are 95% intervals, numbers are events. Nothing is smoothed.
+# Bands are 95% intervals, numbers are events. Nothing is smoothed. Where answers are wrecked, "improved" can be a point
+# or two between scores near zero; the minimum gain (20 points, ending at 50 or more) tells that apart:
+
+# %%
+gained = metrics.rates(trials, ["level"]).query("quantity in ['esr', 'minimum_gain_esr']")
+gained[["level", "quantity", "n_events", "n", "rate", "ci_low", "ci_high"]].round(4)
 
 # %% [markdown]
 # ## Would improvement mean anything?

@@ -47,9 +47,7 @@ def test_no_question_of_a_split_means_the_same_as_one_in_another():
     asked = [(split, question) for split in SPLITS for question in load_prompts(split)]
     vectors = embed([question for _, question in asked])
     near = [
-        (a, b)
-        for (i, a), (j, b) in combinations(enumerate(asked), 2)
-        if a[0] != b[0] and vectors[i] @ vectors[j] > 0.7
+        (a, b) for (i, a), (j, b) in combinations(enumerate(asked), 2) if a[0] != b[0] and vectors[i] @ vectors[j] > 0.7
     ]
     assert near == []
     same, paraphrase = embed(["How do you bake a loaf of bread?", "Explain how to bake bread at home."])
