@@ -115,7 +115,7 @@ class Workshop:
         )
         patch.setattr(detection, "_load_engine", self.load)
         patch.setattr("esr_utils.judges.offline.offline_judge", self.judge)
-        patch.setattr(detection, "results_dir", lambda *names: self.folder.joinpath(*names))
+        patch.setattr(detection, "results_dir", lambda subject, run, scale: self.folder / scale / subject / run)
         patch.setattr(detection, "load_prompts", ASKED.__getitem__)
         patch.setattr(latents, "load_labels", lambda subject: labels)
         patch.setattr(latents, "N_DROPPED_PER_QUESTION", 3)
