@@ -1,5 +1,6 @@
 """Run folders: settings, versions, trials and judgements of one run, kept so that it can stop anywhere and go on."""
 
+import csv
 import hashlib
 import json
 import os
@@ -38,6 +39,10 @@ class PlannedTrial:
     strength: float
     repeat: int = 0
     run_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("level", "strength"):  # 1 and 1.0 are one level, and must have one id
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def id(self) -> str:
@@ -136,8 +141,15 @@ class Run:
         """The result called ``name``: read if it is there, else made and written whole."""
         path = self.folder / f"{name}.csv"
         if not path.exists():
-            write_whole(path, make().to_csv(index=False, float_format="%.6g"))
-        return pd.read_csv(path)
+            write_whole(path, make().to_csv(index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC))
+        return _read_table(path)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """A table as it was written: a text that says NA is a text, an empty one is empty (unless a whole column is)."""
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""], lineterminator="\n")
+    texts = frame.select_dtypes(include=["object", "str"]).columns
+    return frame.fillna(dict.fromkeys(texts, ""))
 
 
 def _digest(value: object) -> str:

@@ -20,9 +20,9 @@ import pytest
 from esr_utils.judges.anthropic_judge import PRICE, AnthropicJudge
 from esr_utils.judges.cache import Cache
 from esr_utils.judges.costs import Price
-from esr_utils.judges.errors import BudgetError, JudgeError
+from esr_utils.judges.errors import BudgetError, JudgeError, UnreachableError
 from esr_utils.judges.openai_judge import OpenAIJudge
-from esr_utils.judges.patience import N_UNREACHED, Limits
+from esr_utils.judges.patience import N_UNREACHED, Limits, Line
 from esr_utils.judges.recorded import RecordedJudge
 from esr_utils.judges.remote import RemoteJudge
 from esr_utils.judges.rubric import FAITHFUL, STRUCTURED, faithful
@@ -385,6 +385,14 @@ def test_no_connection_counts_over_calls(server):
         assert judge.judge([case])[0].status == "failed"
     with pytest.raises(JudgeError, match="requests in a row"):
         judge.judge([CASE])
+
+
+def test_a_request_that_is_cut_short_does_not_count():
+    line, stop = Line(), threading.Event()
+    stop.set()
+    for _ in range(2 * N_UNREACHED):
+        with pytest.raises(UnreachableError), line.watched(stop):
+            raise UnreachableError("no connection")
 
 
 @pytest.mark.parametrize("between", [good, Answer(status=400, text="too long"), Answer(status=500, text="oops")])
