@@ -4,6 +4,7 @@ Every step reads what its run already holds and makes the rest, so a killed run 
 model is loaded only if something is missing.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -139,6 +140,7 @@ class Detection:
             trials = self.trials()
             rng = np.random.default_rng(self.scale.seed)
             whole = trials[(trials["level"] == MAIN_LEVEL) & (trials["n_attempts"] == 1)]
+            whole = whole[whole["response"].str.split().str.len() > 1]
             whole = whole.sample(min(self.scale.n_placebo, len(whole)), random_state=self.scale.seed)
             shares = self._restart_shares()
             cuts = matched_cuts(shares, len(whole), rng) if len(shares) else np.full(len(whole), MIDDLE)
@@ -179,9 +181,9 @@ def _load_engine(subject: str):
 
 
 def _split(text: str, share: float) -> tuple[str, str]:
-    """``text`` in two at the first end of a sentence after ``share`` of it, or else at the next space."""
-    at = int(len(text) * share)
-    ends = [text.find(mark, at) for mark in (". ", ".\n", "? ", "! ", "\n")]
-    ends = [end + 1 for end in ends if 0 <= end < at + len(text) // 6] or [text.find(" ", at)]
-    cut = max(min(ends), 1)
-    return text[:cut].strip(), text[cut:].strip()
+    """``text`` in two between words: at the first end of a sentence after ``share`` of it, or else close to it."""
+    at = len(text.strip()) * share
+    gaps = list(re.finditer(r"(?<=\S)\s+(?=\S)", text.strip()))
+    after = [gap for gap in gaps if at <= gap.start() < at + len(text) / 6 and text.strip()[gap.start() - 1] in ".!?"]
+    gap = after[0] if after else min(gaps, key=lambda gap: abs(gap.start() - at))
+    return text.strip()[: gap.start()], text.strip()[gap.end() :]

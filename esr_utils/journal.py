@@ -46,7 +46,7 @@ class Journal:
         Raises:
             JournalError: the disk is full, or another process is writing here.
         """
-        text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file, _locked(file.fileno(), self.path):
             end = _drop_half_line(self.path)

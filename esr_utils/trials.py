@@ -129,4 +129,4 @@ def is_judged(run: Run, judge: str, plans: Sequence[PlannedTrial]) -> bool:
     """Whether every trial that can be judged has been, by this judge."""
     trials = run.trials()
     judgeable = {plan.id for plan in plans if plan.id in trials and trials[plan.id].status == "done"}
-    return judgeable <= {trial_id for trial_id, _ in run.judgements(judge)}
+    return judgeable <= {trial_id for trial_id, repeat in run.judgements(judge) if repeat == 0}

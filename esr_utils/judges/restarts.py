@@ -99,17 +99,18 @@ def sentences_of(response: str) -> list[tuple[int, int, str]]:
 
 
 def candidates_of(response: str) -> list[tuple[int, int, str]]:
-    """What may be a restart: each sentence, two short ones together, and what follows a capital within a sentence,
-    for a text that breaks off often does so without a full stop."""
+    """What may be a restart, the likelier form first: what follows a capital within a sentence (a text that breaks off
+    often does so without a full stop), each sentence, and two short ones together."""
     sentences = sentences_of(response)
-    found = list(sentences)
+    found = []
+    for start, end, text in sentences:
+        for match in list(_CAPITAL.finditer(text))[:MAX_CAPITALS]:
+            found.append((start + match.start(), end, text[match.start() :]))
+    found += sentences
     for (start, end, text), (next_start, next_end, next_text) in zip(sentences, sentences[1:], strict=False):
         is_same_line = "\n" not in response[end:next_start]
         if is_same_line and max(len(text), len(next_text)) <= SHORT_CHARACTERS:
             found.append((start, next_end, f"{text} {next_text}"))
-    for start, end, text in sentences:
-        for match in list(_CAPITAL.finditer(text))[:MAX_CAPITALS]:
-            found.append((start + match.start(), end, text[match.start() :]))
     return [candidate for candidate in found if len(re.findall(r"\w+", candidate[2])) >= MIN_WORDS]
 
 
@@ -119,18 +120,30 @@ def find_restarts(responses: Sequence[str]) -> list[list[Restart]]:
     texts = list(dict.fromkeys(text for candidates in parts for _, _, text in candidates))  # loops: each once
     is_restart = dict(zip(texts, load_gate().scores(texts) > 0, strict=True))
     return [
-        _joined(response, sorted((start, end) for start, end, text in candidates if is_restart[text]))
+        _joined(response, _smallest([(start, end) for start, end, text in candidates if is_restart[text]]))
         for response, candidates in zip(responses, parts, strict=True)
     ]
 
 
+def _smallest(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order of their start; one that overlaps a span before it in the list is that one with ballast."""
+    kept: list[tuple[int, int]] = []
+    for start, end in spans:
+        if not any(start < other_end and other_start < end for other_start, other_end in kept):
+            kept.append((start, end))
+    return sorted(kept)
+
+
 def _joined(response: str, spans: list[tuple[int, int]]) -> list[Restart]:
     found: list[Restart] = []
+    origin = 0  # a restart at the very start, and what follows it at once, withdraws nothing
     for start, end in spans:
         if found and not re.search(r"\w", response[found[-1].end : start]):
             found[-1] = Restart(start=found[-1].start, end=max(end, found[-1].end))
-        elif _n_characters(response[:start]) >= MIN_CHARACTERS:
+        elif found or _n_characters(response[origin:start]) >= MIN_CHARACTERS:
             found.append(Restart(start=start, end=end))
+        else:
+            origin = end
     return found
 
 

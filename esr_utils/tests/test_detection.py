@@ -252,7 +252,7 @@ def test_a_placebo_cut_stands_where_it_is_asked_to(share):
 def test_a_folder_made_at_another_scale_is_refused_by_the_field_that_differs(workshop, name):
     value = getattr(SCALE, name)
     changed = (*value, 1.75) if isinstance(value, tuple) else value + type(value)(1)
-    told = rf"esr_detection was made with other settings \((.*; )?{name}: .* there, .* now"
+    told = rf"was made with other settings \((.*; )?{name}: .* there, .* now"
     assert a_detection().run.folder.exists()
     with pytest.raises(ValueError, match=told):
         _ = a_detection(**{name: changed}).run

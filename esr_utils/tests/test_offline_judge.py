@@ -92,7 +92,7 @@ def test_an_answer_scores_higher_than(judge, spoil):
 @pytest.mark.parametrize("way", WAYS)
 def test_answers_are_above_the_middle_and_other_subjects_near_nothing(embedded_pair, way):
     judge = offline_judge(HFEngine(embedded_pair), way=way)
-    assert judge.scores(QUESTIONS, TEXTS).min() > 45
+    assert judge.scores(QUESTIONS, TEXTS).min() > 35  # of about 72 that the scale reaches
     assert judge.scores(QUESTIONS, [OFF] * len(QUESTIONS)).max() < 15
 
 
@@ -211,7 +211,7 @@ def test_first_scores_are_those_of_first_attempts_and_nan_where_there_is_none(ju
     responses = [f"{OFF} {RESTART} {TEXTS[0]}", "", TEXTS[2]]
     scores = first_scores(judge)([QUESTIONS[0], QUESTIONS[1], QUESTIONS[2]], responses)
     assert np.isnan(scores).tolist() == [False, True, False]
-    assert scores[0] < 15 < 45 < scores[2]
+    assert scores[0] < 15 < 35 < scores[2]
 
 
 def test_a_wrong_way_is_named(embedded_pair):
