@@ -184,9 +184,10 @@ def test_a_finished_search_is_read_without_an_engine_or_a_judge(tmp_path):
     journal = a_journal(tmp_path)
     expected = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS, journal=journal)
     assert expected["score"].isna().any()
-    engine = Responder(killed_at=0)
+    engine = Responder()
     again = calibrate(engine, lambda q, r: pytest.fail("scored again"), LATENTS, QUESTIONS, SETTINGS, journal=journal)
     pd.testing.assert_frame_equal(again, expected, check_exact=True)
+    assert engine.batches == []
 
 
 def test_a_stage_of_which_half_was_written_is_made_again_whole(tmp_path):

@@ -15,7 +15,7 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.frames import judged_frame
 from esr_utils.judging import Attempt, Case, Verdict
 from esr_utils.metrics import LOST, flow
-from esr_utils.records import PlannedTrial, Run
+from esr_utils.records import PlannedTrial, Run, Trial
 from esr_utils.steering import Row, Sampling
 from esr_utils.trials import is_judged, is_made, judge_trials, make_row, plan_trials, run_trials
 
@@ -31,7 +31,7 @@ def a_plan(strengths: dict[int, float] = STRENGTHS, **changes: object) -> list[P
 
 
 class Answering(HFEngine):
-    """Stands in for an engine: a response tells its row. Rows end from the last to the first.
+    """Stands in for an engine: a response tells its row. Every other row ends first.
 
     ``n_until_kill``: as many rows end, and then the process is interrupted. ``overflowing``: seeds that overflow.
     """
@@ -43,7 +43,7 @@ class Answering(HFEngine):
 
     def generate(self, rows, *, on_response, **_):
         self.asked += rows
-        for n, i in enumerate(reversed(range(len(rows)))):
+        for n, i in enumerate(sorted(range(len(rows)), key=lambda i: -(i % 2))):
             if n == self.n_until_kill:
                 raise KeyboardInterrupt
             reason = "overflow" if rows[i].seed in self.overflowing else "stop"
@@ -87,6 +87,10 @@ def made(folder: Path, plans: Sequence[PlannedTrial], *, overflowing: Sequence[i
     run = Run(folder=folder)
     run_trials(Answering(overflowing=overflowing), run, plans, SAMPLING)
     return run
+
+
+def responses(kept: dict[str, Trial]) -> dict[str, str]:
+    return {trial_id: trial.response for trial_id, trial in kept.items()}
 
 
 def test_every_level_has_the_same_latents_questions_and_seeds():
@@ -153,8 +157,8 @@ def test_an_unsteered_row_has_no_edit():
 def test_each_response_is_kept_with_its_own_plan_in_whatever_order_rows_end(tmp_path):
     plans = a_plan()
     kept = made(tmp_path, plans).trials()
-    assert list(kept) == [plan.id for plan in reversed(plans)]
-    assert {plan.id: kept[plan.id].response for plan in plans} == {p.id: told(make_row(p, SAMPLING)) for p in plans}
+    assert list(kept) == [plan.id for plan in plans[1::2] + plans[::2]]
+    assert responses(kept) == {plan.id: told(make_row(plan, SAMPLING)) for plan in plans}
 
 
 def test_an_interrupted_run_makes_only_what_is_missing_and_ends_as_if_nothing_had_been(tmp_path):
@@ -182,6 +186,7 @@ def test_a_plan_that_grew_makes_only_what_is_new(tmp_path):
     assert not is_made(run, larger)
     run_trials(engine, run, larger, SAMPLING)
     assert [row.steer[0].strength for row in engine.asked] == [90.0] * 3 + [120.1845] * 3
+    assert responses(run.trials()) == {plan.id: told(make_row(plan, SAMPLING)) for plan in larger}
 
 
 def test_an_interrupted_judge_sees_the_same_batches_as_an_uninterrupted_one(tmp_path, monkeypatch):
@@ -224,8 +229,8 @@ def test_what_is_judged_is_not_judged_again(tmp_path):
 def test_failed_verdicts_leave_no_record_and_are_asked_again_while_all_else_stays(tmp_path):
     plans = a_plan()
     run = made(tmp_path, plans)
-    responses = [run.trials()[plan.id].response for plan in plans]
-    judge_trials(Company(statuses=dict.fromkeys(responses[3:5], "failed")), run, plans)
+    texts = [run.trials()[plan.id].response for plan in plans]
+    judge_trials(Company(statuses=dict.fromkeys(texts[3:5], "failed")), run, plans)
     first = run.judgements("company")
     assert {trial_id for trial_id, _ in first} == {plan.id for plan in plans[:3] + plans[5:]}
     assert not is_judged(run, "company", plans)
@@ -235,7 +240,7 @@ def test_failed_verdicts_leave_no_record_and_are_asked_again_while_all_else_stay
         "unjudged",
         "judged",
     ]
-    judge_trials(Company(statuses=dict.fromkeys(responses, "empty")), run, plans)  # says otherwise the second time
+    judge_trials(Company(statuses=dict.fromkeys(texts, "empty")), run, plans)  # says otherwise the second time
     second = run.judgements("company")
     assert {key: second[key] for key in first} == first
     assert [second[plan.id, 0].verdict.status for plan in plans[3:5]] == ["empty", "empty"]
