@@ -25,7 +25,7 @@ WORDS = {"ngram_range": (1, 3), "sublinear_tf": True, "token_pattern": r"[a-z']+
 MIN_WORDS = 2  # of a restart
 SHORT_CHARACTERS = 160  # of sentences that are also read two at a time
 MAX_CAPITALS = 3  # of a sentence, behind which a restart is looked for
-_CAPITAL = re.compile(r"(?<=[^\s.!?:\"'] )(?=[A-Z][a-z']+[ ,])")
+_CAPITAL = re.compile(r"(?<=[^\s.!?:\"'] )(?=(?!I')[A-Z][a-z']+[ ,])")
 _SENTENCE = re.compile(r"[^.!?\n…]*(?:[.!?…]+[\"'”’)*]*(?=\s|$)|\n|$|[.!?…]+)")
 _QUOTED = re.compile(  # a stray quotation mark, as in garbled text, opens nothing
     r"\"(?=\S)[^\"\n]{1,200}(?<=\S)\"(?!\w)|“(?=\S)[^”\n]{1,200}”|`[^`\n]+`"

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from esr_utils.engines.base import in_flight
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judges.offline import (
     PART_WORDS,
@@ -197,14 +198,29 @@ def test_scores_stay_on_the_scale_for_any_text(judge, response):
     assert verdict.attempts[-1].end == len(response.rstrip())
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_loop_longer_than_the_models_context_is_judged(embedded_pair, way):
-    response = "Boil the water, boil the water. " * 1430
-    assert len(embedded_pair.tokenizer(response)["input_ids"]) > max(10_000, embedded_pair.context_tokens)
-    (verdict,) = offline_judge(HFEngine(embedded_pair), way=way).judge([case(response)])
+LOOP = "Boil the water, boil the water. " * 1430  # more than 10,000 tokens
+
+
+def test_a_loop_longer_than_the_models_context_is_judged(judge):
+    pair = judge.reader.pair
+    assert len(pair.tokenizer(LOOP)["input_ids"]) > max(10_000, pair.context_tokens)
+    (verdict,) = judge.judge([case(LOOP)])
     (attempt,) = verdict.attempts
-    assert (attempt.start, attempt.end) == (0, len(response.rstrip()))
+    assert (attempt.start, attempt.end) == (0, len(LOOP.rstrip()))
     assert attempt.score < 20
+
+
+class Checking(HFEngine):
+    """Checks rows as the engine does, and reads nothing."""
+
+    def log_likelihoods(self, rows, *, stretch_tokens=None):
+        return [np.full(len(row.tokens), -1.0, np.float32) for row in in_flight(rows, self.pair)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_reads_beyond_the_models_context(embedded_pair, way):
+    (verdict,) = offline_judge(Checking(embedded_pair), way=way).judge([case(LOOP)])
+    assert verdict.status == "judged"
 
 
 def test_first_scores_are_those_of_first_attempts_and_nan_where_there_is_none(judge):

@@ -226,6 +226,11 @@ def test_a_span_is_exactly_the_sentence(gap):
     assert restarts_in(drifted(PLAIN, 0, gap=gap)) == [PLAIN]
 
 
+@pytest.mark.parametrize("restart", [restart for restart in RESTARTS if re.search(r"\w[,;:] ", restart)])
+def test_a_restart_of_several_clauses_is_marked_whole(restart):
+    assert restarts_in(drifted(restart, 1)) == [restart]
+
+
 @pytest.mark.parametrize("i", range(0, len(DRIFTED), 2))
 def test_a_response_may_restart_several_times(i):
     response = " ".join([OFF, PLAIN, DRIFTED[i][0], PLAIN_TOO, ON])
@@ -301,8 +306,11 @@ def test_the_company_of_a_response_changes_nothing():
 MIXED = {
     "emoji": ("🍄🌟 The tea is a fish 🐟👩‍👩‍👧, and it swims 🎉! ", " 🫖 Boil the water."),
     "accents": ("Le thé est un poisson très âgé, où nage-t-il\u0301 ? ", " Wasser kochen, öfter rühren, fertig."),
-    "chinese": ("茶是一条鱼，它在港口游泳。 The fish swims in the harbour. ", " 先把水烧开，再泡茶叶。"),
-    "arabic": ("الشاي سمكة في الميناء. The fish swims in the harbour. ", " اغلي الماء."),
+    "chinese": (
+        "茶是一条鱼，它在港口游泳。 The fish swims in the harbour. ",
+        " 先把水烧开，再把茶叶放进杯子里泡四分钟。",
+    ),
+    "arabic": ("الشاي سمكة في الميناء. The fish swims in the harbour. ", " اغلي الماء ثم صبه على أوراق الشاي."),
     "not in the basic plane": ("𝔗𝔥𝔢 𝔱𝔢𝔞 is a 𝒻𝒾𝓈𝒽 and it swims. ", " 𝐁𝐨𝐢𝐥 the water."),
     "carriage returns": ("The tea is a fish.\r\nIt swims in the harbour.\r\n", "\r\nBoil the water."),
 }
