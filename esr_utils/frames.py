@@ -40,15 +40,19 @@ def _status(trial: Trial | None, verdict: Verdict | None) -> str:
 
 
 def measures(verdict: Verdict | None) -> dict[str, float | int | bool]:
-    """What is counted of one verdict: ``n_attempts``, ``first_score``, ``last_score``, ``gain`` (last less first),
-    ``is_multi``, ``is_improved`` and ``recovery``.
+    """What is counted of one verdict: what ``score_measures`` gives, and its ``recovery``."""
+    scores = [attempt.score for attempt in verdict.attempts] if verdict else []
+    return score_measures(scores, recovery=verdict.recovery if verdict else None)
+
+
+def score_measures(scores: Sequence[float], *, recovery: float | None = None) -> dict[str, float | int | bool]:
+    """Of the scores of a response's attempts: ``n_attempts``, ``first_score``, ``last_score``, ``gain`` (last less
+    first), ``is_multi``, ``is_improved`` and ``recovery``.
 
     Source: paper, section 2; improved means that the last attempt scores above the first, by however little.
     """
-    scores = [attempt.score for attempt in verdict.attempts] if verdict else []
     first, last = (scores[0], scores[-1]) if scores else (float("nan"), float("nan"))
     is_multi = len(scores) >= 2
-    recovery = verdict.recovery if verdict and verdict.recovery is not None else float("nan")
     return {
         "n_attempts": len(scores),
         "first_score": first,
@@ -56,7 +60,7 @@ def measures(verdict: Verdict | None) -> dict[str, float | int | bool]:
         "gain": last - first if is_multi else float("nan"),
         "is_multi": is_multi,
         "is_improved": is_multi and last > first,
-        "recovery": recovery,
+        "recovery": recovery if recovery is not None else float("nan"),
     }
 
 
