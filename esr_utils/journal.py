@@ -37,7 +37,10 @@ class Journal:
             record = self._parse(line, number)
             key = tuple(record[field] for field in self.key)
             if records.setdefault(key, record) != record:
-                raise JournalError(f"{self.path.name}, line {number}: another line has {self._told(key)} and differs")
+                raise JournalError(
+                    f"{self.path}, line {number}: another line has {self._told(key)} and differs; "
+                    "delete the one that is wrong and run again"
+                )
         return list(records.values())
 
     def append(self, records: Iterable[Record]) -> None:
@@ -47,19 +50,22 @@ class Journal:
             JournalError: the disk is full, or another process is writing here.
         """
         text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file, _locked(file.fileno(), self.path):
-            end = _drop_half_line(self.path)
-            try:
-                _write_all(file.fileno(), text.encode())
-                os.fsync(file.fileno())
-            except OSError as error:
-                os.truncate(self.path, end)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab", buffering=0) as file, _locked(file.fileno(), self.path):
+                end = _drop_half_line(self.path)
+                try:
+                    _write_all(file.fileno(), text.encode())
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.truncate(self.path, end)
                     raise
-                raise JournalError(
-                    f"no space left for {self.path}; what was finished is kept: free some space and run again"
-                ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise JournalError(
+                f"no space left for {self.path}; what was finished is kept: free some space and run again"
+            ) from None
 
     def _parse(self, line: bytes, number: int) -> Record:
         try:

@@ -1,17 +1,18 @@
 """``python -m esr_utils.judge_examples``: real responses on which judges are tuned and tested.
 
 Every response is drawn from the embedded model. Restarts are rare in it, so their sentences are put into derailed
-answers by hand and the model goes on from there. The two halves share no question, latent or inserted sentence.
+answers by hand and the model goes on from there. The three parts share no question, latent or inserted sentence: the
+judge is fitted to two of them and reported on the third.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from esr_utils.config import DATA
+from esr_utils.cuts import first_sentences
 from esr_utils.engines.base import Engine
 from esr_utils.latents import load_labels
 from esr_utils.prompts import load_prompts
@@ -19,7 +20,8 @@ from esr_utils.records import write_whole
 from esr_utils.steering import Row, Sampling, Steer
 
 FOLDER = DATA / "judge"
-HALVES = ("tune", "report")
+FITTED = ("tune", "check")
+PARTS = (*FITTED, "report")
 SAMPLING = Sampling(max_new_tokens=128)
 STRENGTHS = (45.0, 60.0, 75.0, 90.0, 110.0, 140.0)
 DERAILING = (85.0, 100.0, 115.0)
@@ -28,7 +30,7 @@ MONITOR = (
     "While you answer, check whether you are still answering the question. If you have drifted to another subject, "
     "say so, start again and answer the question."
 )
-N_OF_KIND = {  # a half
+N_OF_KIND = {  # in each part
     "unsteered": 18,
     "steered": 66,
     "other_question": 8,
@@ -47,7 +49,7 @@ class Example:
     """A response to be read, and how it was made."""
 
     id: str
-    half: str
+    part: str
     kind: str
     question: str
     response: str
@@ -56,17 +58,18 @@ class Example:
 
 
 class Maker:
-    """Draws the examples of one half, kind by kind."""
+    """Draws the examples of one part, kind by kind."""
 
-    def __init__(self, engine: Engine, half: str, *, seed: int = 3):
-        which = HALVES.index(half)
-        concrete = load_labels("smollm2-135m").nlargest(400, "concreteness").index.to_numpy()
-        self.engine, self.half = engine, half
+    def __init__(self, engine: Engine, part: str, *, seed: int = 3):
+        which = PARTS.index(part)
+        concrete = load_labels("smollm2-135m").nlargest(600, "concreteness").index.to_numpy()
+        discovery = load_prompts("discovery")
+        self.engine, self.part = engine, part
         self.rng = np.random.default_rng([seed, which])
-        self.questions = load_prompts("discovery")[which::2]
-        self.latents = concrete[which::2]
-        self.restarts = (FOLDER / "phrases" / f"restarts_{half}.txt").read_text().splitlines()
-        self.near_misses = (FOLDER / "phrases" / f"near_misses_{half}.txt").read_text().splitlines()
+        self.questions = discovery[which::2] if part in FITTED else load_prompts("held_out")
+        self.latents = concrete[:400][which::2] if part in FITTED else concrete[400:]
+        self.restarts = (FOLDER / "phrases" / f"restarts_{part}.txt").read_text().splitlines()
+        self.near_misses = (FOLDER / "phrases" / f"near_misses_{part}.txt").read_text().splitlines()
 
     def all(self) -> Iterator[Example]:
         for kind, n in N_OF_KIND.items():
@@ -75,8 +78,8 @@ class Maker:
             for i, (row, response) in enumerate(zip(rows, made, strict=True)):
                 steer = row.steer[0] if row.steer else Steer(latent=0, strength=0.0)
                 yield Example(
-                    id=f"{self.half}-{kind}-{i:02d}",
-                    half=self.half,
+                    id=f"{self.part}-{kind}-{i:02d}",
+                    part=self.part,
                     kind=kind,
                     question=row.messages,
                     response=response,
@@ -125,7 +128,7 @@ class Maker:
         texts = self._continued(rows, [str(sentence) for sentence in sentences], n_steered=len(rows) // 3)
         for i in range(0, len(texts), 6):  # some restart twice
             second = str(self.restarts[-1 - i // 6])
-            texts[i] = self._continued([rows[i]], [second], n_steered=0, starts=[_first_sentences(texts[i], 90)])[0]
+            texts[i] = self._continued([rows[i]], [second], n_steered=0, starts=[first_sentences(texts[i], 90)])[0]
         return texts
 
     def _opener(self, rows: list[Row]) -> list[str]:
@@ -143,12 +146,12 @@ class Maker:
         """A normal answer with a sentence that only looks like a restart."""
         texts = []
         for answer, sentence in zip(self._unsteered(rows), self.rng.permutation(self.near_misses), strict=False):
-            start = _first_sentences(answer, int(self.rng.integers(20, 60)))
+            start = first_sentences(answer, int(self.rng.integers(20, 60)))
             texts.append(f"{start} {sentence}{answer[len(start) :]}")
         return texts
 
     def _derailed(self, rows: list[Row]) -> list[str]:
-        return [_first_sentences(text, int(self.rng.integers(25, 70))) for text in self._unsteered(rows)]
+        return [first_sentences(text, int(self.rng.integers(25, 70))) for text in self._unsteered(rows)]
 
     def _continued(
         self, rows: list[Row], sentences: list[str], *, n_steered: int, starts: list[str] | None = None
@@ -163,24 +166,18 @@ class Maker:
         return self._unsteered(rows)
 
 
-def _first_sentences(text: str, n_words: int) -> str:
-    """``text`` up to the first end of a sentence after ``n_words`` words, or cut there if none follows soon."""
-    words = list(re.finditer(r"\S+", text))
-    if len(words) <= n_words:
-        return text.rstrip()
-    end = re.compile(r"[.!?:](?=\s)|\n").search(text, words[n_words].start())
-    limit = words[min(n_words + 15, len(words) - 1)].end()
-    return text[: min(end.end() if end else limit, limit)].rstrip()
-
-
 def main() -> None:
+    """Adds the parts that ``examples.jsonl`` does not have yet."""
     from esr_utils.engines.hf import HFEngine
     from esr_utils.models import load_pair
 
+    path = FOLDER / "examples.jsonl"
+    lines = path.read_text().rstrip("\n").split("\n") if path.exists() else []
+    missing = [part for part in PARTS if part not in {json.loads(line)["part"] for line in lines}]
     engine = HFEngine(load_pair("smollm2-135m"))
-    examples = [example for half in HALVES for example in Maker(engine, half).all()]
-    lines = (json.dumps(asdict(example), ensure_ascii=False) for example in examples)
-    write_whole(FOLDER / "examples.jsonl", "".join(f"{line}\n" for line in lines))
+    examples = [example for part in missing for example in Maker(engine, part).all()]
+    lines += [json.dumps(asdict(example), ensure_ascii=False) for example in examples]
+    write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":

@@ -1,118 +1,131 @@
-"""``python -m esr_utils.judge_fitting``: fits the offline judge to what readers said of the ``tune`` half.
+"""``python -m esr_utils.judge_fitting``: fits the offline judge to banks of phrases and to what readers said.
 
-Writes ``gate.npz`` and ``scales.json`` in ``data/judge/``. The ``report`` half is never read here.
+Writes ``gate/`` and ``scales.json`` in ``data/judge/``. The scale is fitted to the ``tune`` part, the threshold of the
+gate is set on ``tune`` and ``check``; the ``report`` part is never read here.
 """
 
 import gzip
 import json
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Bool
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from scipy.optimize import minimize
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from tqdm.auto import tqdm
+from transformers import get_linear_schedule_with_warmup
 
-from esr_utils.embedding import embed
-from esr_utils.judge_examples import FOLDER
+from esr_utils.embedding import MODEL_NAME, batches, load_encoder, pooled
+from esr_utils.judge_examples import FITTED, FOLDER
+from esr_utils.judge_readings import gold_attempts, load_readings, restart_marks
 from esr_utils.judges.offline import WAYS, OfflineJudge, Scale, distinct_share, relevance_by
-from esr_utils.judges.restarts import GATE, MIN_WORDS, WORDS, sentences_of
+from esr_utils.judges.restarts import (
+    GATE,
+    MIN_WORDS,
+    ScoreSentences,
+    candidates_of,
+    find_restarts,
+    load_gate,
+    sentences_of,
+)
 from esr_utils.records import write_whole
 
-BANKS = (*map(str, range(1, 9)), "tune")
-FALSE_ALARMS = 4e-3  # share of ordinary sentences, hard ones among them, that may pass; in whole responses it is less
-WORD_SHARE = 0.5  # of the model of words beside the model of meaning
-GAMMA, COST = 1.0, 3.0
+BANKS = range(1, 15)
+LEARNING_RATE, N_PASSES, SEED = 1.5e-3, 3, 0
+THRESHOLDS = np.arange(-5.0, 12.0, 0.25)  # of a head whose bias is not set yet
+LONG = 160  # characters of an ordinary sentence; longer ones teach little for their time
 SPOILED = {"salad": 15.0, "loop": 25.0, "half salad": 45.0}  # scores by the rubric of good answers that were spoiled
 
 
-def load_readings() -> pd.DataFrame:
-    """One line a reading: id, reader, starts, dangling, scores, recovery, is_unsure; and the example's own fields."""
-    examples = pd.read_json(FOLDER / "examples.jsonl", lines=True, dtype={"id": str})
-    readings = pd.read_json(FOLDER / "readings.jsonl", lines=True, dtype={"id": str})
-    return readings.merge(examples, on="id", validate="many_to_one")
+@dataclass(frozen=True, kw_only=True)
+class Sentences:
+    """Sentences and, of each, whether it restarts."""
+
+    texts: list[str]
+    is_restart: Bool[np.ndarray, " sentence"]
 
 
-def gold_attempts(readings: pd.DataFrame) -> pd.DataFrame:
-    """One line an attempt that both readers marked alike: id, half, kind, question, text, score (their mean)."""
-    lines = []
-    for _, both in readings.groupby("id", sort=False):
-        first, second = (reading for _, reading in both.iterrows())
-        if len(first["starts"]) != len(second["starts"]):
-            continue
-        edges = [0, *sorted(first["starts"]), len(first["response"])]
-        for i, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
-            score = (first["scores"][i] + second["scores"][i]) / 2
-            fields = {name: first[name] for name in ("id", "half", "kind", "question")}
-            lines.append(fields | {"index": i, "text": first["response"][start:end].strip(), "score": score})
-    return pd.DataFrame(lines)
-
-
-def fit_gate(readings: pd.DataFrame) -> None:
+def learned() -> Sentences:
+    """The banks, and ordinary sentences of the embedded model, alone and two together."""
     restarts = [line for bank in BANKS for line in _phrases(f"restarts_{bank}")]
     others = [line for bank in BANKS for line in _phrases(f"near_misses_{bank}")]
-    ordinary = gzip.decompress((FOLDER / "sentences.txt.gz").read_bytes()).decode().splitlines() + _unmarked(readings)
-    ordinary = [text for text in ordinary if len(re.findall(r"\w+", text)) >= MIN_WORDS]
-    pairs = [f"{a} {b}" for a, b in zip(ordinary[::4], ordinary[1::4], strict=False) if len(a) + len(b) < 200]
-    sentences = [*restarts, *others, *pairs, *ordinary]
-    is_restart = np.arange(len(sentences)) < len(restarts)
-    is_ordinary = np.arange(len(sentences)) >= len(sentences) - len(ordinary)
-    vectors = embed(sentences)
-    fold = np.random.default_rng(0).integers(5, size=len(sentences))
-    held_out, by_words = np.zeros(len(sentences)), np.zeros(len(sentences))
-    for i in range(5):  # every sentence scored by a model that has not seen it
-        part = fold != i
-        machine, words, linear = _fit(vectors[part], _pick(sentences, part), is_restart[part])
-        by_words[~part] = WORD_SHARE * (words.transform(_pick(sentences, ~part)) @ linear.coef_[0])
-        held_out[~part] = machine.decision_function(vectors[~part]) + by_words[~part]
-        held_out[~part] += WORD_SHARE * linear.intercept_[0]
-    threshold = np.quantile(held_out[is_ordinary], 1 - FALSE_ALARMS)
-    machine, words, linear = _fit(vectors, sentences, is_restart)
-    np.savez_compressed(
-        GATE,
-        support=machine.support_vectors_.astype(np.float16),
-        dual=machine.dual_coef_[0],
-        bias=machine.intercept_[0] + WORD_SHARE * linear.intercept_[0],
-        gamma=GAMMA,
-        terms=words.get_feature_names_out().astype(str),
-        idf=words.idf_.astype(np.float32),
-        weights=(WORD_SHARE * linear.coef_[0]).astype(np.float32),
-        threshold=threshold,
-        floor=by_words[is_restart & (held_out > threshold)].min() - 0.5,
-    )
+    ordinary = gzip.decompress((FOLDER / "sentences.txt.gz").read_bytes()).decode().splitlines()
+    ordinary = [text for text in ordinary if len(re.findall(r"\w+", text)) >= MIN_WORDS and len(text) < LONG]
+    pairs = [f"{a} {b}" for a, b in zip(ordinary[::8], ordinary[1::8], strict=False)]
+    texts = [*restarts, *others, *ordinary[::2], *pairs]
+    return Sentences(texts=texts, is_restart=np.arange(len(texts)) < len(restarts))
 
 
-def _fit(vectors: np.ndarray, sentences: Sequence[str], is_restart: np.ndarray) -> tuple:
-    machine = SVC(C=COST, gamma=GAMMA, class_weight="balanced").fit(vectors, is_restart)
-    words = TfidfVectorizer(**WORDS, min_df=2)
-    linear = LogisticRegression(C=30, max_iter=300, class_weight="balanced")
-    return machine, words, linear.fit(words.fit_transform(sentences), is_restart)
+def fit_gate(sentences: Sentences, readings: pd.DataFrame, folder: Path = GATE) -> None:
+    """Fine-tune the sentence encoder (LoRA) and a head; the threshold is ``best_threshold`` of the readings."""
+    torch.manual_seed(SEED)
+    tokenizer, encoder = load_encoder(torch.float32)
+    config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "key", "value", "dense"])
+    model, head = get_peft_model(encoder, config), torch.nn.Linear(encoder.config.hidden_size, 1)
+    parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
+    steps = list(_shuffled(sentences.texts))
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
+    schedule = get_linear_schedule_with_warmup(optimizer, len(steps) // 10, len(steps))
+    model.train()
+    for part in tqdm(steps, desc="fit the gate"):
+        with torch.autocast("cpu", torch.bfloat16):
+            vectors = pooled(tokenizer, model, [sentences.texts[i] for i in part])
+        is_restart = torch.tensor(sentences.is_restart[part], dtype=torch.float32)
+        binary_cross_entropy_with_logits(head(vectors.float())[:, 0], is_restart).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.peft_config["default"].base_model_name_or_path = MODEL_NAME
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink()  # an empty model card
+    _save_head(folder, head.weight[0], head.bias[0])
+    _save_head(folder, head.weight[0], head.bias[0] - best_threshold(load_gate(folder).scores, readings))
 
 
-def _unmarked(readings: pd.DataFrame) -> list[str]:
-    """Sentences of the ``tune`` half that stand where no reader marked a restart, nor beside such a place."""
-    tune = readings[readings["half"] == "tune"]
-    found = []
-    for _, both in tune.groupby("id", sort=False):
-        marks = [mark for column in ("starts", "dangling") for list_ in both[column] for mark in list_]
-        for start, end, text in sentences_of(both["response"].iloc[0]):
-            if not any(start - 40 <= mark <= end + 40 for mark in marks):
-                found.append(text)
-    return found
+def _shuffled(texts: Sequence[str], *, size: int = 64) -> Iterator[list[int]]:
+    """Batches of every pass, each of texts of about equal length."""
+    rng = np.random.default_rng(SEED)
+    for _ in range(N_PASSES):
+        order = rng.permutation(len(texts))
+        groups = [order[start : start + 20 * size] for start in range(0, len(order), 20 * size)]
+        parts = [group[part] for group in groups for part in batches([texts[i] for i in group], size)]
+        yield from (parts[i].tolist() for i in rng.permutation(len(parts)))
+
+
+def best_threshold(score: ScoreSentences, readings: pd.DataFrame) -> float:
+    """The score above which restarts are found with fewest errors (missed and false) in the responses of ``readings``.
+
+    Where several serve alike, the middle one.
+    """
+    responses = readings.drop_duplicates("id").set_index("id")["response"]
+    texts = sorted({candidate.text for response in responses for candidate in candidates_of(response)})
+    known = dict(zip(texts, score(texts).tolist(), strict=True))
+    n_wrong = []
+    for threshold in THRESHOLDS:
+        found = find_restarts(responses.tolist(), lambda texts, at=threshold: np.array([known[t] - at for t in texts]))
+        marks = restart_marks(readings, dict(zip(responses.index, found, strict=True)))
+        n_wrong.append(int(marks["outcome"].isin(["missed", "false"]).sum()))
+    return float(np.median(THRESHOLDS[np.array(n_wrong) == min(n_wrong)]))
+
+
+def _save_head(folder: Path, weight: Tensor, bias: Tensor) -> None:
+    head = {"weight": weight.detach().clone(), "bias": bias.detach().clone()}
+    save_file(head, folder / "head.safetensors")
 
 
 def _phrases(name: str) -> list[str]:
     """Sentences of a bank, as the gate sees them: quotes blanked."""
     lines = (FOLDER / "phrases" / f"{name}.txt").read_text().splitlines()
     return [" ".join(text for *_, text in sentences_of(line)) for line in lines]
-
-
-def _pick(sentences: Sequence[str], part: np.ndarray) -> list[str]:
-    return [sentences[i] for i in np.flatnonzero(part)]
 
 
 def fit_scale(judge: OfflineJudge, gold: pd.DataFrame) -> Scale:
@@ -166,8 +179,8 @@ def main() -> None:
     from esr_utils.models import load_pair
 
     readings = load_readings()
-    fit_gate(readings)
-    tune = gold_attempts(readings[readings["half"] == "tune"])
+    fit_gate(learned(), readings[readings["part"].isin(FITTED)])
+    tune = gold_attempts(readings[readings["part"] == "tune"])
     reader = HFEngine(load_pair("smollm2-135m"))
     unscaled = _scale(np.ones(len(fields(Scale))))
     judges = {way: OfflineJudge(reader=reader, relevance=relevance_by(way, reader), scale=unscaled) for way in WAYS}

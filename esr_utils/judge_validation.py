@@ -3,69 +3,34 @@
 ``python -m esr_utils.judge_validation`` writes the tables of the offline judge to ``data/judge/validation/``.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from esr_utils.judge_examples import FOLDER, HALVES
-from esr_utils.judge_fitting import gold_attempts, load_readings
+from esr_utils.judge_examples import FOLDER, PARTS
+from esr_utils.judge_readings import gold_attempts, load_readings, restart_marks
 from esr_utils.judges.offline import WAYS, offline_judge
-from esr_utils.judges.restarts import Restart, find_restarts
+from esr_utils.judges.restarts import find_restarts
 from esr_utils.judging import Case, Judge, Verdict
 from esr_utils.records import write_whole
 
 ON_TOPIC, OFF_TOPIC = 60.0, 20.0  # readers' scores at or above, at or below
 RECOVERED = 7.0  # of 10, as in the whole-response judge of the paper's authors
-NEAR = 80  # characters between two marks of one restart
-
-
-def restart_marks(readings: pd.DataFrame, found: dict[str, list[Restart]]) -> pd.DataFrame:
-    """One line a restart that readers or the gate marked: id, half, outcome and the text there.
-
-    Outcome: ``hit``, ``missed`` (both readers, not the gate), ``false`` (the gate alone), ``disputed`` (one reader, and
-    the gate), ``disputed, not marked``. Disputed ones count neither for nor against the gate.
-    """
-    lines = []
-    for id_, both in readings.groupby("id", sort=False):
-        text, half = both["response"].iloc[0], both["half"].iloc[0]
-        marks = [[*starts, *dangling] for starts, dangling in zip(both["starts"], both["dangling"], strict=True)]
-        sure = [mark for mark in marks[0] if _is_near(mark, marks[1])]
-        disputed = [mark for mark in marks[0] + marks[1] if not _is_near(mark, sure)]
-        gate = found[id_]
-        lines += [(id_, half, "hit" if _covers(gate, m) else "missed", text[m : m + 160]) for m in sure]
-        lines += [(id_, half, "disputed", text[m : m + 160]) for m in disputed if _covers(gate, m)]
-        lines += [(id_, half, "disputed, not marked", text[m : m + 160]) for m in disputed if not _covers(gate, m)]
-        lines += [
-            (id_, half, "false", text[restart.start : restart.end])
-            for restart in gate
-            if not any(_covers([restart], mark) for mark in sure + disputed)
-        ]
-    return pd.DataFrame(lines, columns=["id", "half", "outcome", "text"])
-
-
-def _is_near(mark: int, others: Sequence[int]) -> bool:
-    return any(abs(mark - other) < NEAR for other in others)
-
-
-def _covers(restarts: Sequence[Restart], mark: int) -> bool:
-    return any(restart.start - NEAR / 2 <= mark <= restart.end for restart in restarts)
 
 
 def restart_table(marks: pd.DataFrame) -> pd.DataFrame:
-    """Precision and recall of each half, with Wilson intervals and what they are made of."""
+    """Precision and recall of each part, with Wilson intervals and what they are made of."""
     lines = []
-    for half, part in marks.groupby("half", sort=False):
-        n = part["outcome"].value_counts()
+    for part, lines_of_part in marks.groupby("part", sort=False):
+        n = lines_of_part["outcome"].value_counts()
         hit, missed, false = (int(n.get(outcome, 0)) for outcome in ("hit", "missed", "false"))
         for quantity, total in (("precision", hit + false), ("recall", hit + missed)):
             low, high = proportion_confint(hit, total, method="wilson") if total else (np.nan, np.nan)
             value = hit / total if total else np.nan
-            lines.append((half, f"restart {quantity}", value, low, high, hit, total))
-    return pd.DataFrame(lines, columns=["half", "quantity", "value", "ci_low", "ci_high", "n_events", "n"])
+            lines.append((part, f"restart {quantity}", value, low, high, hit, total))
+    return pd.DataFrame(lines, columns=["part", "quantity", "value", "ci_low", "ci_high", "n_events", "n"])
 
 
 def score_table(gold: pd.DataFrame, scores: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -75,12 +40,12 @@ def score_table(gold: pd.DataFrame, scores: dict[str, np.ndarray]) -> pd.DataFra
     """
     lines = []
     for name, values in scores.items():
-        for half, where in gold.groupby("half", sort=False).indices.items():
+        for part, where in gold.groupby("part", sort=False).indices.items():
             told, read = values[where], gold["score"].to_numpy()[where]
             for quantity, function in (("Spearman", _spearman), ("AUC", _auc), ("mean difference", _bias)):
                 low, high = _bootstrap(told, read, function)
-                lines.append((half, name, quantity, function(told, read), low, high, len(where)))
-    return pd.DataFrame(lines, columns=["half", "scored by", "quantity", "value", "ci_low", "ci_high", "n"])
+                lines.append((part, name, quantity, function(told, read), low, high, len(where)))
+    return pd.DataFrame(lines, columns=["part", "scored by", "quantity", "value", "ci_low", "ci_high", "n"])
 
 
 def _spearman(told: np.ndarray, read: np.ndarray) -> float:
@@ -106,16 +71,16 @@ def recovery_table(readings: pd.DataFrame, verdicts: dict[str, Verdict]) -> pd.D
     """How well whole-response recovery is told: AUC against both readers' mean of 7 or more, and hits at 7."""
     lines = []
     mean = readings.groupby("id", sort=False)["recovery"].mean()
-    half = readings.drop_duplicates("id").set_index("id")["half"]
+    part = readings.drop_duplicates("id").set_index("id")["part"]
     judged = pd.Series({id_: verdicts[id_].recovery for id_ in mean.index}, dtype=float)
-    for name in HALVES:
-        ids = mean.index[half[mean.index] == name]
+    for name in PARTS:
+        ids = mean.index[part[mean.index] == name]
         is_recovered, says_so = mean[ids] >= RECOVERED, judged[ids] >= RECOVERED
         counts = int(is_recovered.sum()), int((is_recovered & says_so).sum()), int((~is_recovered & says_so).sum())
         auc = float(roc_auc_score(is_recovered, judged[ids])) if is_recovered.any() else float("nan")
         rho = float(spearmanr(judged[ids], mean[ids])[0])
         lines.append((name, auc, rho, *counts, len(ids)))
-    columns = ["half", "AUC", "Spearman", "recovered (readers)", "of them told", "told wrongly", "n"]
+    columns = ["part", "AUC", "Spearman", "recovered (readers)", "of them told", "told wrongly", "n"]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -123,13 +88,13 @@ def reader_table(readings: pd.DataFrame) -> pd.DataFrame:
     """The two readers against each other: what a judge can be expected to reach at most."""
     first, second = (readings[readings["reader"] == name].set_index("id") for name in ("a", "b"))
     lines = []
-    for half in HALVES:
-        ids = first.index[first["half"] == half]
+    for part in PARTS:
+        ids = first.index[first["part"] == part]
         a, b = first.loc[ids, "scores"].str[0], second.loc[ids, "scores"].str[0]
         multi = [reader.loc[ids, "starts"].map(len) > 0 for reader in (first, second)]
         agree = float((multi[0] == multi[1]).mean())
-        lines.append((half, float(spearmanr(a, b)[0]), float((a - b).abs().mean()), agree, len(ids)))
-    return pd.DataFrame(lines, columns=["half", "Spearman", "mean absolute difference", "multi-attempt agreement", "n"])
+        lines.append((part, float(spearmanr(a, b)[0]), float((a - b).abs().mean()), agree, len(ids)))
+    return pd.DataFrame(lines, columns=["part", "Spearman", "mean absolute difference", "multi-attempt agreement", "n"])
 
 
 def judge_examples(judge: Judge, readings: pd.DataFrame) -> dict[str, Verdict]:

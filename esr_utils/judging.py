@@ -60,6 +60,8 @@ class Verdict:
     def __post_init__(self) -> None:
         if (self.status == "judged") != bool(self.attempts):
             raise ValueError(f"a verdict is 'judged' if it has attempts and only then; {self.status!r} given")
+        if self.recovery is not None and not 0.0 <= self.recovery <= 10.0:
+            raise ValueError(f"recovery {self.recovery} is not a number from 0 to 10")
         for before, after in zip(self.attempts, self.attempts[1:], strict=False):
             if after.start < before.end:
                 raise ValueError(f"attempts overlap at character {after.start}")
@@ -75,11 +77,21 @@ class Judge(Protocol):
 
 
 def first_scores(judge: Judge) -> Score:
-    """The score of each response's first attempt by ``judge``: what calibration aims at. NaN where there is none."""
+    """The score of each response's first attempt by ``judge``: what calibration aims at. NaN where there is none.
+
+    Raises:
+        RuntimeError: the judge could not be had for some response, so that its score would be missing for no reason
+            of the response's own.
+    """
 
     def score(questions: Sequence[str], responses: Sequence[str]) -> Float[np.ndarray, " response"]:
         cases = [Case(question=q, response=r) for q, r in zip(questions, responses, strict=True)]
         verdicts = judge.judge(cases)
+        if failed := [verdict for verdict in verdicts if verdict.status == "failed"]:
+            raise RuntimeError(
+                f"judge {judge.name} could not be had for {len(failed)} of {len(verdicts)} responses "
+                f"({failed[0].note}); run again when it can: what was finished before is kept"
+            )
         return np.array([v.attempts[0].score if v.attempts else np.nan for v in verdicts], dtype=float)
 
     return score

@@ -1,13 +1,15 @@
 """Catalogue of pairs: a chat model with an SAE at one hook point. ``load_pair`` loads one."""
 
+import copy
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from esr_utils import embedded
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PairEntry:
-    """What the catalogue knows of a pair before anything is loaded."""
+    """What the catalogue knows of a pair before anything is loaded.
+
+    ``adapter``: a LoRA adapter of the pair called ``base``, merged into its model.
+    """
 
     name: str
     sae_folder: Path
@@ -30,6 +35,8 @@ class PairEntry:
     reading_layer: int
     dtype: str
     memory_gib: float
+    base: str | None = None
+    adapter: Path | None = None
 
 
 CATALOGUE = {
@@ -43,8 +50,22 @@ CATALOGUE = {
             dtype="bfloat16",
             memory_gib=2.0,
         ),
+        PairEntry(
+            name="smollm2-135m-corrector",
+            sae_folder=DATA / "embedded" / "sae",
+            steering_layer=18,
+            reading_layer=18,
+            dtype="bfloat16",
+            memory_gib=2.3,
+            base="smollm2-135m",
+            adapter=DATA / "embedded" / "corrector",
+        ),
     )
 }
+
+
+class AdapterError(ValueError):
+    """An adapter cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,10 +140,12 @@ def find_entry(name: str) -> PairEntry:
     return CATALOGUE[name]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def load_pair(name: str = "smollm2-135m", *, dtype: str | None = None) -> Pair:
     """Load a pair of the catalogue; the second call with the same arguments returns the same object."""
     entry = find_entry(name)
+    if entry.base and entry.adapter:
+        return adapted(load_pair(entry.base, dtype=dtype), entry.adapter, name=name)
     model, tokenizer = load_model(embedded.model_dir(), dtype or entry.dtype)
     return Pair(
         name=entry.name,
@@ -132,6 +155,26 @@ def load_pair(name: str = "smollm2-135m", *, dtype: str | None = None) -> Pair:
         steering_layer=entry.steering_layer,
         reading_layer=entry.reading_layer,
     )
+
+
+def adapted(pair: Pair, folder: Path, *, name: str) -> Pair:
+    """The pair with a LoRA adapter merged into a copy of its model; its SAE is shared.
+
+    Raises:
+        AdapterError: no adapter there, a damaged one, or one of another base.
+    """
+    from peft import PeftConfig, PeftModel
+
+    if not (folder / "adapter_config.json").exists():
+        raise AdapterError(f"there is no adapter in {folder}; train one with notebook 06, or give another folder")
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if base != pair.name:
+        raise AdapterError(f"the adapter in {folder} belongs to {base}, not to {pair.name}; load it on {base}")
+    try:
+        model = PeftModel.from_pretrained(copy.deepcopy(pair.model), folder)
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise AdapterError(f"the adapter in {folder} does not fit {pair.name} or is damaged ({error})") from None
+    return replace(pair, name=name, model=model.merge_and_unload().eval())
 
 
 def load_model(folder: Path, dtype: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:

@@ -46,12 +46,12 @@ class PlannedTrial:
 
     @property
     def id(self) -> str:
-        return _digest([getattr(self, field.name) for field in fields(self)])[:16]
+        return digest([getattr(self, field.name) for field in fields(self)])[:16]
 
     @property
     def seed(self) -> int:
         """Of the response. Condition, level, strength and subject are left out, so that arms share it."""
-        return int(_digest([self.run_seed, self.question, self.latent, self.repeat])[:8], 16)
+        return int(digest([self.run_seed, self.question, self.latent, self.repeat])[:8], 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +152,9 @@ def _read_table(path: Path) -> pd.DataFrame:
     return frame.fillna(dict.fromkeys(texts, ""))
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()
+def digest(value: object) -> str:
+    """SHA-256 of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
 def open_run(folder: Path, settings: Any) -> Run:

@@ -64,9 +64,9 @@ def judge_pairs(detection: Detection) -> pd.DataFrame:
     """First-attempt scores of the offline judge against the second judge (on trials) and the readers (on examples)."""
     first, second = (detection.trials(judge).set_index("trial_id")["first_score"] for judge in (JUDGE, SECOND_JUDGE))
     both = pd.DataFrame({"offline": first, "score": second}).dropna().assign(other="judge by likelihood, on trials")
-    read = pd.read_csv(FOLDER / "validation" / "attempts.csv").query("half == 'report'")
+    read = pd.read_csv(FOLDER / "validation" / "attempts.csv").query("part == 'report'")
     readers = pd.DataFrame({"offline": read["offline_embedding"], "score": read["score"]})
-    return pd.concat([both, readers.assign(other="readers, on the report half")])[["other", "offline", "score"]]
+    return pd.concat([both, readers.assign(other="readers, on the report part")])[["other", "offline", "score"]]
 
 
 def placebo_table(detections: Sequence[Detection]) -> pd.DataFrame:

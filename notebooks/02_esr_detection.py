@@ -50,19 +50,19 @@ main = detections[0]
 # ## Can the judge be trusted?
 # The offline judge needs no key. A gate finds the sentences in which a response withdraws what it said, and each
 # attempt is scored by its nearness to the question and by its fluency. Two readers (language models, given a written
-# rubric and nothing of how a response was made) read 386 responses; the judge is fitted to one half and reported on
-# the other.
+# rubric and nothing of how a response was made) read 579 responses in three parts; the judge is fitted to two of them
+# and reported on the third.
 
 # %%
 validation = judge_examples.FOLDER / "validation"
-pd.read_csv(validation / "restarts.csv").query("half == 'report'").round(3)
+pd.read_csv(validation / "restarts.csv").query("part == 'report'").round(3)
 
 # %% [markdown]
-# Restarts are rare in this model, so their sentences were put into derailed answers; no sentence of the reported half
+# Restarts are rare in this model, so their sentences were put into derailed answers; no sentence of the reported part
 # was seen while fitting. Scores against the readers' mean, for both ways to measure relevance:
 
 # %%
-pd.read_csv(validation / "scores.csv").query("half == 'report'").round(3)
+pd.read_csv(validation / "scores.csv").query("part == 'report'").round(3)
 
 # %% [markdown]
 # AUC tells on-topic attempts (readers' score of 60 or more) from off-topic ones (20 or less). The embedding is used
@@ -74,10 +74,10 @@ pd.read_csv(validation / "recovery.csv").round(3)
 
 # %% [markdown]
 # The second table is about recovery of the whole response, said or unsaid: a construct of its own, with few cases. Ten
-# attempts of the reported half on which judge and readers differ most:
+# attempts of the reported part on which judge and readers differ most:
 
 # %%
-wrong = pd.read_csv(validation / "attempts.csv").query("half == 'report'").copy()
+wrong = pd.read_csv(validation / "attempts.csv").query("part == 'report'").copy()
 wrong["off by"] = wrong["offline_embedding"] - wrong["score"]
 wrong = wrong.reindex(wrong["off by"].abs().sort_values(ascending=False).index).head(10)
 wrong["text"] = wrong["text"].str.replace(r"\s+", " ", regex=True).str[:110]

@@ -1,35 +1,40 @@
 """The restart gate: where a response openly withdraws what it said, or says that it starts again.
 
-Every sentence is read by a small classifier, fitted to sentences that do and sentences that only look like it
-(``judge_fitting``): its meaning by a sentence embedding, its words by their counts. A boundary between attempts can
-therefore stand only where such a sentence really stands. What is quoted is not the writer's own.
+Every sentence is read by a sentence encoder fine-tuned on sentences that do and sentences that only look like it
+(``judge_fitting``). A boundary between attempts can therefore stand only where such a sentence really stands. What is
+quoted is not the writer's own.
 """
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.metrics.pairwise import rbf_kernel
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from esr_utils.config import DATA
-from esr_utils.embedding import embed
+from esr_utils.embedding import batches, load_encoder, pooled
 
-GATE = DATA / "judge" / "gate.npz"
+GATE = DATA / "judge" / "gate"
 MIN_CHARACTERS = 12  # of an attempt, blanks left out: a restart at the very start withdraws nothing
-WORDS = {"ngram_range": (1, 3), "sublinear_tf": True, "token_pattern": r"[a-z']+|[.!?…]"}
 
+ScoreSentences = Callable[[Sequence[str]], Float[np.ndarray, " sentence"]]  # above zero: a restart
 MIN_WORDS = 2  # of a restart
 SHORT_CHARACTERS = 160  # of sentences that are also read two at a time
-MAX_CAPITALS = 3  # of a sentence, behind which a restart is looked for
-_CAPITAL = re.compile(r"(?<=[^\s.!?:\"'] )(?=(?!I')[A-Z][a-z']+[ ,])")
+CUT_COST, PAIR_COST = 0.25, 1.0  # scores by which the end of a sentence, or two sentences, must exceed the sentence
+MAX_CAPITALS = 8  # of a sentence, behind which a restart is looked for
+_CAPITAL = re.compile(r"(?<=[^\s.!?\"'] )(?=[A-Z][a-z']*[ ,])")
 _SENTENCE = re.compile(r"[^.!?\n…]*(?:[.!?…]+[\"'”’)*]*(?=\s|$)|\n|$|[.!?…]+)")
 _QUOTED = re.compile(  # a stray quotation mark, as in garbled text, opens nothing
-    r"\"(?=\S)[^\"\n]{1,200}(?<=\S)\"(?!\w)|“(?=\S)[^”\n]{1,200}”|`[^`\n]+`"
-    r"|(?<!\w)'(?=\S)[^'\n]{2,200}(?<=\S)'(?!\w)|(?<!\w)‘(?=\S)[^’\n]{2,200}’(?!\w)"
+    r"\"(?=\S)[^\"\n]{1,200}(?<=\S)\"(?!\w)|“(?=\S)[^“”\n]{1,200}”|`[^`\n]+`"
+    r"|(?<!\w)'(?=\S)(?:[^'\n]|'(?=\w)){2,200}(?<=\S)'(?!\w)|(?<!\w)‘(?=\S)(?:[^‘’\n]|’(?=\w)){2,200}’(?!\w)"
 )
 
 
@@ -41,49 +46,47 @@ class Restart:
     end: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Characters that may be a restart, and their words: a sentence, the end of one, or two."""
+
+    start: int
+    end: int
+    text: str
+    is_cut: bool = False
+    is_pair: bool = False
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Gate:
-    """The fitted classifier: a support vector machine on embeddings plus a linear model of words."""
+    """The fine-tuned encoder with a linear head; its threshold is in the bias."""
 
-    support: Float[np.ndarray, "vector 384"]
-    dual: Float[np.ndarray, " vector"]
+    tokenizer: PreTrainedTokenizerBase
+    encoder: torch.nn.Module
+    weight: Float[Tensor, "384"]
     bias: float
-    gamma: float
-    words: TfidfVectorizer
-    weights: Float[np.ndarray, " term"]
-    threshold: float
-    floor: float
 
+    @torch.inference_mode()
     def scores(self, sentences: Sequence[str]) -> Float[np.ndarray, " sentence"]:
-        """Above zero: a restart. Sentences whose words speak clearly against it are spared the embedding."""
-        if not len(sentences):
-            return np.zeros(0)
-        words = self.words.transform(sentences) @ self.weights
-        scores = np.full(len(sentences), -np.inf)
-        kept = np.flatnonzero(words >= self.floor)
-        if len(kept):
-            vectors = embed([sentences[i] for i in kept])
-            meaning = rbf_kernel(vectors, self.support, gamma=self.gamma) @ self.dual + self.bias
-            scores[kept] = meaning + words[kept] - self.threshold
+        """Above zero: a restart."""
+        scores = np.zeros(len(sentences))
+        for part in batches(sentences):
+            vectors = pooled(self.tokenizer, self.encoder, [sentences[i] for i in part])
+            scores[part] = (vectors @ self.weight + self.bias).numpy()
         return scores
 
 
 @lru_cache(maxsize=1)
-def load_gate() -> Gate:
-    """The gate that is shipped."""
-    with np.load(GATE) as file:
-        words = TfidfVectorizer(**WORDS, vocabulary={term: i for i, term in enumerate(file["terms"].tolist())})
-        words.idf_ = file["idf"].astype(float)
-        return Gate(
-            support=file["support"].astype(np.float32),
-            dual=file["dual"],
-            bias=float(file["bias"]),
-            gamma=float(file["gamma"]),
-            words=words,
-            weights=file["weights"].astype(float),
-            threshold=float(file["threshold"]),
-            floor=float(file["floor"]),
-        )
+def load_gate(folder: Path = GATE) -> Gate:
+    """The gate that is shipped: a LoRA adapter of the sentence encoder, merged, and its head."""
+    from peft import PeftModel
+
+    tokenizer, encoder = load_encoder(torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks the encoder for a name that is to change
+        merged = PeftModel.from_pretrained(encoder, folder).merge_and_unload().to(torch.bfloat16).eval()
+    head = load_file(folder / "head.safetensors")
+    return Gate(tokenizer=tokenizer, encoder=merged, weight=head["weight"], bias=float(head["bias"]))
 
 
 def sentences_of(response: str) -> list[tuple[int, int, str]]:
@@ -98,39 +101,44 @@ def sentences_of(response: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def candidates_of(response: str) -> list[tuple[int, int, str]]:
-    """What may be a restart, the likelier form first: what follows a capital within a sentence (a text that breaks off
-    often does so without a full stop), each sentence, and two short ones together."""
+def candidates_of(response: str) -> list[Candidate]:
+    """What may be a restart: each sentence, what follows a capital within it (a text that breaks off often does so
+    without a full stop), and two short sentences together."""
     sentences = sentences_of(response)
     found = []
     for start, end, text in sentences:
+        found.append(Candidate(start=start, end=end, text=text))
         for match in list(_CAPITAL.finditer(text))[:MAX_CAPITALS]:
-            found.append((start + match.start(), end, text[match.start() :]))
-    found += sentences
+            found.append(Candidate(start=start + match.start(), end=end, text=text[match.start() :], is_cut=True))
     for (start, end, text), (next_start, next_end, next_text) in zip(sentences, sentences[1:], strict=False):
         is_same_line = "\n" not in response[end:next_start]
         if is_same_line and max(len(text), len(next_text)) <= SHORT_CHARACTERS:
-            found.append((start, next_end, f"{text} {next_text}"))
-    return [candidate for candidate in found if len(re.findall(r"\w+", candidate[2])) >= MIN_WORDS]
+            found.append(Candidate(start=start, end=next_end, text=f"{text} {next_text}", is_pair=True))
+    return [candidate for candidate in found if len(re.findall(r"\w+", candidate.text)) >= MIN_WORDS]
 
 
-def find_restarts(responses: Sequence[str]) -> list[list[Restart]]:
-    """Every open restart of each response, in order; sentences that follow one another are one restart."""
-    parts = [candidates_of(response) for response in responses]
-    texts = list(dict.fromkeys(text for candidates in parts for _, _, text in candidates))  # loops: each once
-    is_restart = dict(zip(texts, load_gate().scores(texts) > 0, strict=True))
+def find_restarts(responses: Sequence[str], score: ScoreSentences | None = None) -> list[list[Restart]]:
+    """Every open restart of each response, in order; sentences that follow one another are one restart.
+
+    ``score``: of another gate than the one that is shipped.
+    """
+    score = score or load_gate().scores
+    candidates = [candidates_of(response) for response in responses]
+    texts = list(dict.fromkeys(candidate.text for of_one in candidates for candidate in of_one))  # loops: each once
+    scores = dict(zip(texts, score(texts).tolist(), strict=True))
     return [
-        _joined(response, _smallest([(start, end) for start, end, text in candidates if is_restart[text]]))
-        for response, candidates in zip(responses, parts, strict=True)
+        _joined(response, _clearest([candidate for candidate in of_one if scores[candidate.text] > 0], scores))
+        for response, of_one in zip(responses, candidates, strict=True)
     ]
 
 
-def _smallest(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans in order of their start; one that overlaps a span before it in the list is that one with ballast."""
+def _clearest(candidates: Sequence[Candidate], scores: Mapping[str, float]) -> list[tuple[int, int]]:
+    """Spans in order of their start. Of those that overlap the highest score wins, since a restart scores higher alone
+    than with other text; against the sentence itself, its end and two together must win clearly."""
     kept: list[tuple[int, int]] = []
-    for start, end in spans:
-        if not any(start < other_end and other_start < end for other_start, other_end in kept):
-            kept.append((start, end))
+    for candidate in sorted(candidates, key=lambda c: CUT_COST * c.is_cut + PAIR_COST * c.is_pair - scores[c.text]):
+        if not any(candidate.start < end and start < candidate.end for start, end in kept):
+            kept.append((candidate.start, candidate.end))
     return sorted(kept)
 
 

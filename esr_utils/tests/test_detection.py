@@ -113,7 +113,7 @@ class Workshop:
         labels = pd.DataFrame(
             {"label": "x", "topics": "y", "concreteness": 50.0}, index=pd.RangeIndex(63, name="latent")
         )
-        patch.setattr(detection, "_load_engine", self.load)
+        patch.setattr(detection, "load_engine", self.load)
         patch.setattr("esr_utils.judges.offline.offline_judge", self.judge)
         patch.setattr(detection, "results_dir", lambda subject, run, scale: self.folder / scale / subject / run)
         patch.setattr(detection, "load_prompts", ASKED.__getitem__)

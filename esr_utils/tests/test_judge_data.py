@@ -1,14 +1,18 @@
 """What ``data/judge`` ships is consistent, and its tables are what its files give."""
 
 import re
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
-from esr_utils.judge_examples import FOLDER, HALVES, N_OF_KIND
-from esr_utils.judge_fitting import gold_attempts, load_readings
-from esr_utils.judge_validation import reader_table, restart_marks, restart_table
+from esr_utils import judge_fitting
+from esr_utils.judge_examples import FITTED, FOLDER, N_OF_KIND, PARTS
+from esr_utils.judge_fitting import BANKS, learned
+from esr_utils.judge_readings import gold_attempts, load_readings, restart_marks
+from esr_utils.judge_validation import reader_table, restart_table
 from esr_utils.judges.restarts import GATE, Restart, find_restarts, load_gate
 
 COUNTED = ("starts", "dangling", "scores")
@@ -48,38 +52,37 @@ def words_of(text: str) -> str:
 
 def test_every_example_has_an_id_of_its_own(examples):
     assert examples["id"].is_unique
-    numbers = examples.groupby(["half", "kind"]).cumcount()
-    assert (examples["half"] + "-" + examples["kind"] + numbers.map("-{:02d}".format) == examples["id"]).all()
+    numbers = examples.groupby(["part", "kind"]).cumcount()
+    assert (examples["part"] + "-" + examples["kind"] + numbers.map("-{:02d}".format) == examples["id"]).all()
 
 
 def test_each_half_has_the_planned_number_of_each_kind(examples):
-    n = examples.groupby(["half", "kind"]).size()
-    assert n.to_dict() == {(half, kind): n for half in HALVES for kind, n in N_OF_KIND.items()}
+    n = examples.groupby(["part", "kind"]).size()
+    assert n.to_dict() == {(part, kind): n for part in PARTS for kind, n in N_OF_KIND.items()}
 
 
 @pytest.mark.parametrize("column", ["question", "latent", "response"])
-def test_the_halves_share_no(examples, column):
-    tune, report = (set(examples.loc[examples["half"] == half, column].dropna()) for half in HALVES)
-    assert tune
-    assert report
-    assert tune & report == set()
+def test_the_parts_share_no(examples, column):
+    parts = [set(examples.loc[examples["part"] == part, column].dropna()) for part in PARTS]
+    assert all(parts)
+    assert all(not one & other for one, other in combinations(parts, 2))
 
 
 @pytest.mark.parametrize("kind", ["restarts", "near_misses"])
-@pytest.mark.parametrize(("half", "other"), [HALVES, HALVES[::-1]])
-def test_the_halves_share_no_inserted_sentence(examples, kind, half, other):
-    assert {words_of(line) for line in bank(f"{kind}_{half}")} & {
+@pytest.mark.parametrize(("part", "other"), list(permutations(PARTS, 2)))
+def test_the_parts_share_no_inserted_sentence(examples, kind, part, other):
+    assert {words_of(line) for line in bank(f"{kind}_{part}")} & {
         words_of(line) for line in bank(f"{kind}_{other}")
     } == set()
-    texts = examples.loc[examples["half"] == other, "response"]
-    assert [line for line in bank(f"{kind}_{half}") if texts.str.contains(line, regex=False).any()] == []
+    texts = examples.loc[examples["part"] == other, "response"]
+    assert [line for line in bank(f"{kind}_{part}") if texts.str.contains(line, regex=False).any()] == []
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(("kind", "phrases"), [("restarted", "restarts"), ("near_miss", "near_misses")])
-def test_inserted_sentences_are_those_of_their_half(examples, half, kind, phrases):
-    texts = examples.loc[(examples["half"] == half) & (examples["kind"] == kind), "response"]
-    lines = bank(f"{phrases}_{half}")
+def test_inserted_sentences_are_those_of_their_half(examples, part, kind, phrases):
+    texts = examples.loc[(examples["part"] == part) & (examples["kind"] == kind), "response"]
+    lines = bank(f"{phrases}_{part}")
     assert [text for text in texts if not any(line in text for line in lines)] == []
 
 
@@ -129,23 +132,26 @@ def test_gold_attempts_are_those_that_both_readers_saw(readings):
     assert gold["text"].str.strip().eq(gold["text"]).all()
 
 
-def test_the_gate_holds_numbers_and_words_and_nothing_that_could_run():
-    with np.load(GATE, allow_pickle=False) as file:
-        kinds = {name: file[name].dtype.kind for name in file.files}
-        sizes = {name: file[name].shape for name in file.files}
-        assert all(np.isfinite(file[name]).all() for name, kind in kinds.items() if kind == "f")
-        terms = file["terms"].tolist()
-    assert {name for name, kind in kinds.items() if kind != "f"} == {"terms"}
-    assert kinds["terms"] == "U"
-    assert sizes["support"] == (*sizes["dual"], 384)
-    assert sizes["idf"] == sizes["weights"] == sizes["terms"] == (len(set(terms)),)
+def test_the_gate_holds_numbers_and_nothing_that_could_run():
+    files = sorted(path.name for path in GATE.iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors", "head.safetensors"]
+    tensors = load_file(GATE / "adapter_model.safetensors") | load_file(GATE / "head.safetensors")
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert tensors["weight"].shape == (384,)
+    assert tensors["bias"].shape == ()
+    assert sum(tensor.numel() for tensor in tensors.values()) < 400_000
 
 
-def test_the_words_that_spare_the_embedding_hide_no_restart_of_the_banks():
-    gate = load_gate()
-    lines = [line for half in HALVES for line in bank(f"restarts_{half}")]
-    words = gate.words.transform([line.replace("’", "'") for line in lines]) @ gate.weights
-    assert (words >= gate.floor).mean() > 0.95
+def test_the_threshold_is_the_one_that_makes_fewest_errors_on_the_fitted_parts(readings, monkeypatch):
+    monkeypatch.setattr(judge_fitting, "THRESHOLDS", np.array([-2.0, -1.0, 0.0, 1.0, 2.0]))
+    fitted = readings[readings["part"].isin(FITTED)]
+    assert best_threshold(load_gate().scores, fitted) == 0.0
+
+
+def test_the_gate_was_not_fitted_to_what_its_threshold_is_set_on_nor_to_the_reported_part():
+    assert {str(bank) for bank in BANKS} & set(PARTS) == set()
+    known = set(learned().texts)
+    assert [line for part in PARTS for line in bank(f"restarts_{part}") if line in known] == []
 
 
 def test_the_table_of_readers_is_what_the_readings_give(readings):
@@ -169,20 +175,20 @@ def test_tables_of_scores_and_recovery_count_what_was_read(readings):
     gold = gold_attempts(readings)
     scores = pd.read_csv(FOLDER / "validation" / "scores.csv")
     assert (
-        scores.groupby("half")["n"].agg(["min", "max"]).to_numpy().T.tolist()
-        == [gold.groupby("half").size().loc[sorted(HALVES)].tolist()] * 2
+        scores.groupby("part")["n"].agg(["min", "max"]).to_numpy().T.tolist()
+        == [gold.groupby("part").size().loc[sorted(PARTS)].tolist()] * 2
     )
-    recovery = pd.read_csv(FOLDER / "validation" / "recovery.csv").set_index("half")
-    mean = readings.groupby(["half", "id"])["recovery"].mean()
-    for half in HALVES:
-        assert recovery.loc[half, "n"] == len(mean[half])
-        assert recovery.loc[half, "recovered (readers)"] == (mean[half] >= 7).sum()
+    recovery = pd.read_csv(FOLDER / "validation" / "recovery.csv").set_index("part")
+    mean = readings.groupby(["part", "id"])["recovery"].mean()
+    for part in PARTS:
+        assert recovery.loc[part, "n"] == len(mean[part])
+        assert recovery.loc[part, "recovered (readers)"] == (mean[part] >= 7).sum()
 
 
-def by_hand(a: dict[str, list[int]], b: dict[str, list[int]], *, half: str = "tune") -> pd.DataFrame:
+def by_hand(a: dict[str, list[int]], b: dict[str, list[int]], *, part: str = "tune") -> pd.DataFrame:
     """Two readings of one response of 400 characters."""
     both = [{"starts": [], "dangling": [], **marks} for marks in (a, b)]
-    return pd.DataFrame({"id": "x", "half": half, "response": "0123456789" * 40, **pd.DataFrame(both)})
+    return pd.DataFrame({"id": "x", "part": part, "response": "0123456789" * 40, **pd.DataFrame(both)})
 
 
 def outcomes(readings: pd.DataFrame, *spans: tuple[int, int]) -> list[str]:
@@ -220,7 +226,7 @@ def test_a_mark_shows_the_text_that_stands_there():
 
 def test_precision_and_recall_by_hand():
     outcome = ["hit"] * 6 + ["missed"] * 2 + ["false"] * 3 + ["disputed", "disputed, not marked"]
-    marks = pd.DataFrame({"id": "x", "half": "tune", "outcome": outcome, "text": ""})
+    marks = pd.DataFrame({"id": "x", "part": "tune", "outcome": outcome, "text": ""})
     table = restart_table(marks).set_index("quantity")
     assert table.loc["restart precision", ["value", "n_events", "n"]].tolist() == pytest.approx([6 / 9, 6, 9])
     assert table.loc["restart recall", ["value", "n_events", "n"]].tolist() == pytest.approx([6 / 8, 6, 8])
@@ -231,7 +237,7 @@ def test_precision_and_recall_by_hand():
 
 
 def test_a_half_without_restarts_has_no_precision():
-    marks = pd.DataFrame({"id": ["x"], "half": "tune", "outcome": ["disputed"], "text": ""})
+    marks = pd.DataFrame({"id": ["x"], "part": "tune", "outcome": ["disputed"], "text": ""})
     table = restart_table(marks)
     assert table[["value", "ci_low", "ci_high"]].isna().all(axis=None)
     assert (table["n"] == 0).all()

@@ -415,7 +415,7 @@ def test_no_line_is_in_two_banks():
 
 
 @pytest.mark.parametrize("kind", ["restarts", "near_misses"])
-def test_the_report_half_is_in_no_bank_that_the_gate_is_fitted_to(kind):
+def test_the_reported_part_is_in_no_bank_that_the_gate_is_fitted_to(kind):
     report = {
         words_of(line) for bank in BANKS if bank.stem == f"{kind}_report" for line in bank.read_text().split("\n")
     }

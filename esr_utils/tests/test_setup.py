@@ -164,7 +164,7 @@ def test_readme_tells_the_judge_as_validated():
     folder = ROOT / "data" / "judge" / "validation"
     told = dict(re.findall(r"^\| (restarts: \w+|on-topic.*?AUC|Spearman.*?) \| ([\d.]+) \|", README, re.MULTILINE))
     rows = [*csv.DictReader((folder / "restarts.csv").open()), *csv.DictReader((folder / "scores.csv").open())]
-    mine = [row for row in rows if row["half"] == "report" and row.get("scored by") != "likelihood"]
+    mine = [row for row in rows if row["part"] == "report" and row.get("scored by") != "likelihood"]
     found = {row["quantity"]: round(float(row["value"]), 2) for row in mine}
     names = ("restart precision", "restart recall", "AUC", "Spearman")
     assert [float(value) for value in told.values()] == [found[name] for name in names]
