@@ -180,8 +180,8 @@ main.run.table("restarts", trials[trials["is_multi"]][["level", "question", "res
 pd.read_csv(main.run.folder / "restarts.csv")
 
 # %% [markdown]
-# Every response that the gate splits, at any level: read them before believing a rate. In this model a few hold words
-# of restart in garbled text, the rest are the gate's errors, and none ends in an answer to its question.
+# Every response that the gate splits, at any level: read them before believing a rate. In the base model's committed
+# run four of seven hold words of a restart in garbled text, three are the gate's errors, and none ends in an answer.
 
 # %% [markdown]
 # ## Is steered different from unsteered?

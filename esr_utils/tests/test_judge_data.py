@@ -143,7 +143,7 @@ def test_the_gate_holds_numbers_and_nothing_that_could_run():
 
 
 def test_the_threshold_is_the_one_that_makes_fewest_errors_on_the_fitted_parts(readings, monkeypatch):
-    monkeypatch.setattr(judge_fitting, "THRESHOLDS", np.array([-2.0, -1.0, 0.0, 1.0, 2.0]))
+    monkeypatch.setattr(judge_fitting, "THRESHOLDS", np.array([-3.0, 0.0, 3.0]))
     fitted = readings[readings["part"].isin(FITTED)]
     assert best_threshold(load_gate().scores, fitted) == 0.0
 

@@ -1,0 +1,126 @@
+"""A fine-tuning sweep is measured once, arm by arm, on the latents and strengths of the detection run."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from esr_utils import detection, inducing
+from esr_utils.config import FINE_TUNING
+from esr_utils.engines.hf import HFEngine
+from esr_utils.inducing import BASE, Arm, FineTuning, far_from
+from esr_utils.tests.conftest import tiny_sae
+from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
+
+TINY = replace(
+    FINE_TUNING["quick"],
+    shares=(0.0, 0.5),
+    n_seeds=1,
+    n_examples=4,
+    n_answers=2,
+    n_drift_latents=4,
+    n_drifts=4,
+    drift_strengths=(3.0, 5.0),
+    rank=2,
+    n_passes=1,
+    batch_size=2,
+    n_latents=2,
+    n_questions=2,
+    n_steps=1,
+    n_samples=1,
+    n_verify=1,
+    n_recalibrated=1,
+    max_new_tokens=6,
+)
+QUESTIONS = ASKED | {"fine_tuning": [f"Training question {i}?" for i in range(4)]}
+
+
+def patched(folder, patch: pytest.MonkeyPatch) -> Workshop:
+    workshop = Workshop(folder).patch(patch)
+    patch.setattr(detection, "load_prompts", QUESTIONS.__getitem__)
+    patch.setattr(inducing, "load_prompts", QUESTIONS.__getitem__)
+    patch.setattr(inducing, "load_engine", workshop.load)
+    patch.setattr(inducing, "results_dir", lambda subject, run, scale: folder / scale / subject / run)
+    patch.setattr(inducing, "DETECTION", {"quick": SCALE})
+    patch.setattr(inducing, "ROOT", folder)
+    patch.setattr(inducing, "NEAR", 0.99)  # the latents of the tiny model are many in few dimensions
+    patch.setattr(inducing, "HFEngine", lambda pair: type(workshop.engine)(pair))
+    patch.setattr(HFEngine, "log_likelihoods", None)
+    return workshop
+
+
+@pytest.fixture(scope="module")
+def measured(request, tmp_path_factory) -> FineTuning:
+    """A sweep measured once. Read only."""
+    patch = pytest.MonkeyPatch()
+    request.addfinalizer(patch.undo)  # noqa: PT021 - the import hook of jaxtyping keeps yield fixtures from running
+    patched(tmp_path_factory.mktemp("inducing"), patch)
+    return FineTuning("smollm2-135m", "quick", TINY).measure()
+
+
+def test_the_arms_are_the_shares_and_the_controls():
+    names = [arm.name for arm in FineTuning("m", "quick", TINY).arms()]
+    assert names == ["normal-seed0", "steered-50%-seed0", "pasted-50%-seed0", "shuffled-50%-seed0"]
+
+
+def test_every_arm_is_measured_unsteered_and_at_both_strengths(measured):
+    trials = measured.trials()
+    assert (trials["status"] == "judged").all()
+    counts = trials.groupby(["subject", "condition"]).size().unstack(fill_value=0)
+    assert counts.loc[BASE].to_dict() == {"baseline": 4, "fixed": 4, "recalibrated": 0}
+    for arm in measured.arms():
+        assert counts.loc[arm.name].to_dict() == {"baseline": 4, "fixed": 4, "recalibrated": 2}
+
+
+def test_arms_share_latents_questions_seeds_and_the_fixed_strengths(measured):
+    fixed = measured.trials().query("condition == 'fixed'")
+    what = fixed.groupby("subject")[["latent", "question", "seed", "strength"]].apply(
+        lambda part: part.to_numpy().tolist()
+    )
+    assert all(trials == what.iloc[0] for trials in what)
+    strengths = measured.detection.calibration()["strength"]
+    assert dict(zip(fixed["latent"], fixed["strength"], strict=True)) == strengths.round(4).to_dict()
+
+
+def test_lines_tell_how_their_arm_was_trained(measured):
+    told = measured.trials().groupby("subject")[["share", "source", "training_seed"]].first()
+    assert told.loc["shuffled-50%-seed0"].tolist() == [0.5, "shuffled", 0]
+    assert told.loc["normal-seed0", "share"] == 0
+    assert pd.isna(told.loc[BASE, "share"])
+
+
+def test_examples_of_an_arm_have_its_share_and_source(measured):
+    kinds = [example.kind for example in measured.examples(Arm(share=0.5, source="pasted"))]
+    assert sorted(kinds) == ["normal", "normal", "pasted", "pasted"]
+    assert {example.kind for example in measured.examples(Arm(share=0.0))} == {"normal"}
+
+
+def test_nothing_of_an_evaluation_is_trained_on(measured):
+    evaluated = set(measured.detection.latents().index)
+    for arm in measured.arms():
+        examples = measured.examples(arm)
+        assert {example.question for example in examples} <= set(QUESTIONS["fine_tuning"])
+        assert not evaluated & {example.latent for example in examples}
+
+
+def test_measuring_again_changes_nothing_and_loads_nothing(measured, monkeypatch):
+    before = {path: path.read_bytes() for path in measured.run.folder.iterdir()}
+    monkeypatch.setattr(inducing, "load_engine", None)
+    again = FineTuning("smollm2-135m", "quick", TINY).measure()
+    assert {path: path.read_bytes() for path in again.run.folder.iterdir()} == before
+
+
+def test_an_arm_that_is_not_measured_is_told(tmp_path, monkeypatch):
+    patched(tmp_path, monkeypatch)
+    with pytest.raises(RuntimeError, match="normal-seed0 is not calibrated again yet; call measure"):
+        FineTuning("smollm2-135m", "quick", TINY).recalibration("normal-seed0")
+
+
+def test_latents_near_an_evaluated_one_are_left_out():
+    sae = tiny_sae("standard")
+    direction = sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)
+    cosine = direction[1:] @ direction[0]
+    kept = far_from(sae, list(range(1, 64)), [0], near=0.2)
+    assert kept == (torch.nonzero(cosine < 0.2)[:, 0] + 1).tolist()
+    assert 0 < len(kept) < 63
