@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from esr_utils import frames, latents
-from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
+from esr_utils.calibration import calibrate, calibration_table
 from esr_utils.config import DETECTION, ROOT, FineTuningScale, results_dir
 from esr_utils.corrections import (
     TrainingExample,
@@ -185,17 +185,9 @@ class FineTuning:
 
     def recalibration(self, name: str, engine: HFEngine | None = None) -> pd.DataFrame:
         """Strengths calibrated again on one arm: columns of ``calibration_table``."""
-        base = DETECTION[self.scale_name]
-        settings = CalibrationSettings(
-            upper=base.upper,
-            prior_mean=base.prior_mean,
-            prior_sd=base.prior_sd,
-            n_steps=self.scale.n_steps,
-            n_samples=self.scale.n_samples,
-            n_verify=self.scale.n_verify,
-            sampling=self.sampling,
-            seed=self.scale.seed,
-        )
+        scale = self.scale
+        effort = {"n_steps": scale.n_steps, "n_samples": scale.n_samples, "n_verify": scale.n_verify}
+        settings = replace(self.detection.search(), sampling=self.sampling, seed=scale.seed, **effort)
 
         def make() -> pd.DataFrame:
             if engine is None:
