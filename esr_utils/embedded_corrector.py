@@ -52,7 +52,7 @@ def examples(source: FineTuning) -> list[TrainingExample]:
 def _shortened(answers: pd.DataFrame, n_words: int) -> pd.DataFrame:
     short = [first_sentences(text, n_words) for text in answers["response"]]
     whole = [len(a) == len(b.rstrip()) for a, b in zip(short, answers["response"], strict=True)]
-    return answers.assign(response=short, ends=answers["ends"] & whole)
+    return answers.assign(response=short, ends=answers["ends"] & np.array(whole))
 
 
 def perplexities(engines: dict[str, HFEngine], answers: pd.DataFrame) -> pd.DataFrame:
