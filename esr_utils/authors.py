@@ -8,7 +8,7 @@ cannot be used becomes a status or an empty span, never a dropped line.
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ class AuthorsResults:
         config: its ``experiment_config``, as it stands.
         trials: one line a trial, columns as in ``frames.judged_frame`` and ``label``. ``level`` is the trial's strength
             over the latent's own threshold (NaN without one); ``n_tokens`` is NaN, the files do not tell it.
-        attempts: one line a scored attempt, columns as in ``frames.attempt_frame``; ``start`` and ``end`` are -1 where
-            the response does not hold the quote.
-        lost_latents: latents with an error and without a single trial.
+        attempts: one line a scored attempt, columns as in ``frames.attempt_frame``; ``start`` and ``end`` are -1 in a
+            response that does not hold every quote, in order.
+        lost_latents: latents without a single trial.
     """
 
     config: dict[str, Any]
@@ -54,32 +54,47 @@ def import_authors(path: Path, *, subject: str | None = None) -> AuthorsResults:
     attempts: list[dict] = []
     seen: dict[tuple, int] = {}
     lost = []
-    for feature in content["results_by_feature"]:
-        if feature.get("error") and not feature.get("trials"):
-            lost.append(int(feature["feature_index_in_sae"]))
-        for number, trial in enumerate(feature.get("trials") or []):
+    condition = _condition(content)
+    for position, feature in enumerate(content["results_by_feature"]):
+        trials = feature.get("trials") or [] if isinstance(feature, dict) else [None]
+        for number, trial in enumerate(trials):
             try:
-                plan = _plan(trial, feature, config=config, subject=model, seen=seen)
-            except (KeyError, TypeError, ValueError) as error:
-                latent = feature.get("feature_index_in_sae")
-                raise ValueError(f"{path.name}: trial {number} of latent {latent} cannot be read ({error!r})") from None
-            scored = _scored(trial)
-            failure = feature.get("error") or trial.get("error") or (trial.get("score") or {}).get("error")
-            status = _status(trial, scored, failure)
-            used = scored if status == "judged" else []
-            response = trial.get("response") or ""
-            fields = {name: getattr(plan, name) for name in PlannedTrial.__dataclass_fields__}
-            outcome = {"response": response, "n_tokens": math.nan, "stop_reason": "", "status": status}
-            label = {"label": trial.get("feature_label") or feature.get("feature_label") or ""}
-            measured = score_measures([score for _, score in used])
-            lines.append({"trial_id": plan.id, **fields, "seed": trial.get("seed"), **outcome, **measured, **label})
-            attempts += _attempts(plan.id, response, used)
+                plan = _plan(trial, feature, condition=condition, subject=model, seen=seen)
+                line, of_trial = _read_trial(plan, trial, feature)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                where = f"trial {number} of feature {position}"
+                raise ValueError(f"{path.name}: {where} cannot be read ({error!r}); mend or remove it") from None
+            lines.append(line)
+            attempts += of_trial
+        if not trials:
+            lost.append(int(feature.get("feature_index_in_sae", -1)))
     return AuthorsResults(
         config=config,
         trials=pd.DataFrame(lines),
         attempts=pd.DataFrame(attempts, columns=["trial_id", "index", "start", "end", "score", "text"]),
         lost_latents=lost,
     )
+
+
+def _read_trial(plan: PlannedTrial, trial: dict, feature: dict) -> tuple[dict, list[dict]]:
+    """The trial's line, and a line for each attempt that counts."""
+    scored = _scored(trial)
+    failure = feature.get("error") or trial.get("error") or (trial.get("score") or {}).get("error")
+    status = _status(trial, scored, failure)
+    used = scored if status == "judged" else []
+    response = trial.get("response") or ""
+    line = {
+        "trial_id": plan.id,
+        **{field.name: getattr(plan, field.name) for field in fields(PlannedTrial)},
+        "seed": trial.get("seed"),
+        "response": response,
+        "n_tokens": math.nan,
+        "stop_reason": "",
+        "status": status,
+        **score_measures([score for _, score in used]),
+        "label": trial.get("feature_label") or feature.get("feature_label") or "",
+    }
+    return line, _attempts(plan.id, response, used)
 
 
 def _content(path: Path) -> dict:
@@ -94,28 +109,28 @@ def _content(path: Path) -> dict:
     return content
 
 
-def _plan(trial: dict, feature: dict, *, config: dict, subject: str, seen: dict[tuple, int]) -> PlannedTrial:
-    strength = float(trial["threshold"] if trial.get("threshold") is not None else feature["threshold"] or 0.0)
+def _plan(trial: dict, feature: dict, *, condition: str | None, subject: str, seen: dict[tuple, int]) -> PlannedTrial:
     own = feature.get("threshold")
-    fields: dict[str, Any] = {
+    strength = float(own if trial.get("threshold") is None else trial["threshold"])
+    known: dict[str, Any] = {
         "subject": subject,
-        "condition": _condition(config, strength),
+        "condition": condition or ("steered" if strength else "baseline"),
         "question": str(trial["prompt"]),
         "latent": int(feature["feature_index_in_sae"]),
-        "level": strength / own if own else (0.0 if strength == 0 else math.nan),
+        "level": round(strength / own, 4) if own else (0.0 if strength == 0 else math.nan),
         "strength": strength,
     }
-    key = tuple(fields.values())
+    key = tuple(known.values())
     seen[key] = seen.get(key, -1) + 1
-    return PlannedTrial(**fields, repeat=seen[key])
+    return PlannedTrial(**known, repeat=seen[key])
 
 
-def _condition(config: dict, strength: float) -> str:
-    if variant := config.get("prompt_variant_id"):
-        return str(variant)
-    if config.get("ablated_latents"):
-        return "ablated"
-    return "steered" if strength else "unsteered"
+def _condition(content: dict) -> str | None:
+    """What a whole file was made under, if it is more than steering: ours says so, theirs by other fields."""
+    config = content.get("experiment_config") or {}
+    if told := config.get("condition") or config.get("prompt_variant_id"):
+        return str(told)
+    return "ablated" if content.get("ablated_latents") or config.get("ablated_latents") else None
 
 
 def _scored(trial: dict) -> list[tuple[str, float]]:
@@ -172,11 +187,15 @@ def export_authors(
         config: what else ``experiment_config`` should say.
 
     Raises:
-        ValueError: trials of several subjects or conditions, which the format cannot tell apart.
+        ValueError: trials of several subjects or conditions, which the format cannot tell apart, or attempts that are
+            not those of the trials.
     """
     for column in ("subject", "condition"):
         if (n := trials[column].nunique()) > 1:
             raise ValueError(f"trials of {n} {column}s, and a file of the authors' holds one; export each on its own")
+    given = attempts.groupby("trial_id").size().reindex(trials["trial_id"], fill_value=0).to_numpy()
+    if (n := int((given != trials["n_attempts"].to_numpy()).sum())) > 0:
+        raise ValueError(f"attempts of {n} trials are missing or too many; give the attempts of the same judge")
     by_trial = dict(tuple(attempts.groupby("trial_id", sort=False)))
     features = []
     for latent, part in trials.groupby("latent", sort=False):
@@ -186,7 +205,7 @@ def export_authors(
         named = {"feature_index_in_sae": int(latent), "feature_label": label}
         written = [_trial(trial, named, by_trial.get(trial["trial_id"])) for trial in part.to_dict("records")]
         features.append({**named, "threshold": own, "error": None, "trials": written})
-    head = {"model_name": trials["subject"].iloc[0], **(config or {})}
+    head = {"model_name": trials["subject"].iloc[0], "condition": trials["condition"].iloc[0], **(config or {})}
     write_whole(path, json.dumps({"experiment_config": head, "results_by_feature": features}, indent=1) + "\n")
 
 

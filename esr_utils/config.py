@@ -230,6 +230,7 @@ FINE_TUNING = {
         shares=(0.0, *(i / 10 for i in range(1, 10))),
         n_seeds=3,
         n_examples=918,
+        n_drifts=12,
         rank=32,
         alpha=16,
         dropout=0.05,

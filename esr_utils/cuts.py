@@ -4,7 +4,7 @@ import re
 
 
 def first_sentences(text: str, n_words: int) -> str:
-    """``text`` up to the first end of a sentence after ``n_words`` words, or cut there if none follows soon."""
+    """``text`` up to the first end of a sentence after ``n_words`` words, or at most 15 words later if none follows."""
     words = list(re.finditer(r"\S+", text))
     if len(words) <= n_words:
         return text.rstrip()

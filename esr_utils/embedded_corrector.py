@@ -5,7 +5,7 @@ its own derailments. It is measured on the latents, strengths, questions and see
 02, so trials pair off; results go to ``data/results/smollm2-135m-corrector/corrector/``.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -27,9 +27,10 @@ from esr_utils.frames import judged_frame
 from esr_utils.inducing import FineTuning
 from esr_utils.models import CATALOGUE, load_pair
 from esr_utils.prompts import load_prompts
-from esr_utils.records import Run, open_run
+from esr_utils.records import Run, digest, open_run
 from esr_utils.steering import Row, Sampling
 from esr_utils.trials import judge_trials, plan_trials, run_trials
+from esr_utils.wheels import sha256
 
 BASE, CORRECTOR = "smollm2-135m", "smollm2-135m-corrector"
 SETTINGS = TrainingSettings(
@@ -37,7 +38,7 @@ SETTINGS = TrainingSettings(
 )
 SHARE, N_EXAMPLES = 0.6, 900
 CORRECTION_WORDS, NORMAL_WORDS = 45, 80  # of an answer, before its sentence ends: short examples, more of them
-LEVELS = (0.0, MAIN_LEVEL)
+LEVELS = (0.0, MAIN_LEVEL, 1.5)
 N_HELD_OUT = 2  # unsteered answers a held-out question, on which the perplexity is measured
 
 
@@ -73,12 +74,19 @@ def measure() -> Run:
     """Make and judge the corrector's trials, and its perplexity beside the base's."""
     base = Detection(BASE, "standard", DETECTION["standard"])
     scale = base.scale
-    settings = {"training": asdict(SETTINGS), "share": SHARE, "n_examples": N_EXAMPLES, "levels": LEVELS}
-    run = open_run(results_dir(CORRECTOR, "corrector", "standard"), settings | {"judge": JUDGE, "seed": scale.seed})
+    strengths = base.calibration()["strength"].to_dict()
+    settings = {
+        "adapter_sha256": sha256(CATALOGUE[CORRECTOR].adapter / "adapter_model.safetensors"),
+        "base_run": asdict(scale),
+        "strengths_sha256": digest(sorted(strengths.items())),
+        "questions_sha256": digest([load_prompts("evaluation"), load_prompts("held_out")]),
+        "judge": JUDGE,
+    }
+    run = open_run(results_dir(CORRECTOR, "corrector", "standard"), settings)
     engine = HFEngine(load_pair(CORRECTOR))
     plans = plan_trials(
         CORRECTOR,
-        base.calibration()["strength"].to_dict(),
+        strengths,
         questions=load_prompts("evaluation"),
         n_questions=scale.n_questions,
         levels=LEVELS,
@@ -92,9 +100,9 @@ def measure() -> Run:
     run.table("trials", pd.concat([its_base, own], ignore_index=True).drop(columns=["response"]))
 
     def held_out() -> pd.DataFrame:
-        sampling = replace(base.sampling, max_new_tokens=scale.max_new_tokens)
+        questions = load_prompts("held_out")
         return unsteered_answers(
-            source.engine, load_prompts("held_out"), n_per_question=N_HELD_OUT, sampling=sampling, seed=7
+            source.engine, questions, n_per_question=N_HELD_OUT, sampling=base.sampling, seed=scale.seed + 7
         )
 
     answers = run.frame("held_out_answers", held_out)

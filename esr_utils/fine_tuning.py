@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class TrainingSettings:
 
     Attributes:
         rank, alpha, dropout: of the LoRA on all linear layers of the blocks in ``blocks``.
+        warmup_steps: at most a tenth of all steps are warm-up.
         blocks: ``all``; or ``after_steering``, which is faster, since nothing before the steered layer is trained.
         steer: whether examples with a latent are steered while they are read.
         max_tokens: of an example; longer ones are cut at their end.
@@ -103,7 +105,7 @@ def train(pair: Pair, examples: Sequence[TrainingExample], settings: TrainingSet
     ends as if it had not been.
 
     Raises:
-        ValueError: no correction among the examples that could be learned from, or ``folder`` holds another training.
+        ValueError: no examples, an example with nothing to learn from, or ``folder`` holds another training.
     """
     if not examples:
         raise ValueError("there is nothing to train on; make examples first")
@@ -115,7 +117,8 @@ def train(pair: Pair, examples: Sequence[TrainingExample], settings: TrainingSet
     batches = list(_batches(encoded, settings))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
-    schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, len(batches))
+    warmup_steps = min(settings.warmup_steps, len(batches) // 10)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup_steps, len(batches))
     losses = _resume(folder, record, model, optimizer, schedule)
     deltas = [_delta(example, pair) if settings.steer else None for example in examples]
     model.train()
@@ -210,7 +213,10 @@ def _steered(model: PeftModel, pair: Pair, deltas: Sequence[Tensor | None]) -> I
         return
     added = torch.stack([torch.zeros(pair.d_model) if delta is None else delta.cpu() for delta in deltas])[:, None, :]
 
+    fired = []
+
     def hook(module, args, output):
+        fired.append(True)
         resid = output[0] if isinstance(output, tuple) else output
         resid = (resid.float() + added.to(resid.device)).to(resid.dtype)
         return (resid, *output[1:]) if isinstance(output, tuple) else resid
@@ -220,6 +226,8 @@ def _steered(model: PeftModel, pair: Pair, deltas: Sequence[Tensor | None]) -> I
         yield
     finally:
         handle.remove()
+    if not fired:
+        raise RuntimeError(f"no token passed the hook at layer {pair.steering_layer}: the examples were not steered")
 
 
 def _decoder(model: PeftModel) -> torch.nn.Module:
@@ -264,7 +272,7 @@ def _resume(folder: Path, record: dict, model: PeftModel, optimizer, schedule) -
         return []
     try:
         state = torch.load(path, weights_only=True)
-    except Exception:
+    except (UnpicklingError, RuntimeError, EOFError):
         raise ValueError(f"{path} is damaged; delete it and train again from the start") from None
     found = json.loads(state["record"])
     if differing := [name for name in record if found.get(name) != record[name]]:

@@ -67,8 +67,13 @@ class FineTuning:
     @cached_property
     def run(self) -> Run:
         """Its folder, bound to every setting that a result depends on."""
-        asked = digest([load_prompts("fine_tuning"), load_prompts("evaluation"), load_restarts()])
-        settings = asdict(self.scale) | {"judge": JUDGE, "texts_sha256": asked}
+        prompts = [load_prompts(split) for split in ("fine_tuning", "evaluation", "calibration")]
+        texts = digest([*prompts, load_restarts()])
+        settings = asdict(self.scale) | {
+            "judge": JUDGE,
+            "texts_sha256": texts,
+            "base_run": asdict(self.detection.scale),
+        }
         return open_run(results_dir(self.subject, "fine_tuning", self.scale_name), settings)
 
     @property
@@ -90,7 +95,7 @@ class FineTuning:
         from esr_utils.judges.offline import offline_judge
 
         reader = self.engine if self.subject == READER else load_engine(READER)
-        return offline_judge(reader, name=JUDGE)
+        return offline_judge(reader, way="embedding", name=JUDGE)
 
     def arms(self) -> list[Arm]:
         """Every share and, at one share, the controls; each with every seed."""
@@ -112,8 +117,8 @@ class FineTuning:
 
     def drifts(self, source: Source) -> pd.DataFrame:
         """Off-topic beginnings: real ones (``steered``, ``shuffled``) or ``pasted``."""
-        n = self.scale.n_drift_latents * self.scale.n_drifts // 2
         if source == "pasted":
+            n = round(self.scale.n_examples * self.scale.control_share)
             return self.run.frame("drifts_pasted", lambda: pasted_drifts(self.answers(), n=n, seed=self.scale.seed))
 
         def make() -> pd.DataFrame:
@@ -132,7 +137,8 @@ class FineTuning:
     def _drift_strengths(self) -> dict[int, float]:
         labels = latents.load_labels(self.subject)
         concrete = labels[latents.is_concrete(labels)]
-        apart = far_from(self.engine.pair.sae, concrete.index.tolist(), self.detection.latents().index.tolist())
+        evaluated = self.detection.latents().index.tolist()
+        apart = far_from(self.engine.pair.sae, concrete.index.tolist(), evaluated, near=NEAR)
         chosen = latents.sample_latents(labels.loc[apart], self.scale.n_drift_latents, seed=self.scale.seed)
         low, high = self.scale.drift_strengths
         strengths = np.random.default_rng(self.scale.seed).uniform(low, high, len(chosen)).round(1)
@@ -206,7 +212,13 @@ class FineTuning:
         return self.fixed_plan(name) + self._plan(name, self.recalibration(name)["strength"].to_dict(), "recalibrated")
 
     def measure(self) -> "FineTuning":
-        """Train and measure whatever is missing, arm after arm."""
+        """Train and measure whatever is missing, arm after arm.
+
+        Raises:
+            ValueError: too few corrections or answers for some arm; told before the first training.
+        """
+        for arm in self.arms() if not all(self._is_measured(name) for name in self._names()) else ():
+            self.examples(arm)
         for name, pair in self._pairs():
             engine = HFEngine(pair())
             if name != BASE:
@@ -231,6 +243,9 @@ class FineTuning:
         plans = self.plan(name)
         return is_made(self.run, plans) and is_judged(self.run, JUDGE, plans)
 
+    def _names(self) -> list[str]:
+        return [BASE, *(arm.name for arm in self.arms())]
+
     def trials(self) -> pd.DataFrame:
         """One line a planned trial of every arm, with its ``share``, ``source`` and ``training_seed``."""
         plans = {BASE: self.plan(BASE)} | {arm.name: self.plan(arm.name) for arm in self.arms()}
@@ -244,7 +259,7 @@ class FineTuning:
         return frame.assign(**dict(zip(("share", "source", "training_seed"), zip(*known, strict=True), strict=True)))
 
 
-def far_from(sae: SAE, candidates: Sequence[int], others: Sequence[int], *, near: float = NEAR) -> list[int]:
+def far_from(sae: SAE, candidates: Sequence[int], others: Sequence[int], *, near: float) -> list[int]:
     """Those candidates whose decoder direction has a cosine below ``near`` with every one of ``others``."""
     directions = sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)
     nearest = (directions[list(candidates)] @ directions[list(others)].T).max(dim=1).values

@@ -88,7 +88,9 @@ def fit_gate(sentences: Sentences, readings: pd.DataFrame, folder: Path = GATE) 
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink()  # an empty model card
     _save_head(folder, head.weight[0], head.bias[0])
+    load_gate.cache_clear()
     _save_head(folder, head.weight[0], head.bias[0] - best_threshold(load_gate(folder).scores, readings))
+    load_gate.cache_clear()  # the one loaded has no threshold yet
 
 
 def _shuffled(texts: Sequence[str], *, size: int = 64) -> Iterator[list[int]]:

@@ -18,7 +18,10 @@ def load_readings() -> pd.DataFrame:
 
 
 def gold_attempts(readings: pd.DataFrame) -> pd.DataFrame:
-    """One line an attempt that both readers marked alike: id, part, kind, question, text, score (their mean)."""
+    """One line an attempt, of responses in which both readers saw as many.
+
+    Columns: id, part, kind, question, index, text, score (their mean).
+    """
     lines = []
     for _, both in readings.groupby("id", sort=False):
         first, second = (reading for _, reading in both.iterrows())

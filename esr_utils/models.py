@@ -64,6 +64,9 @@ CATALOGUE = {
 }
 
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
 class AdapterError(ValueError):
     """An adapter cannot be used; the message says what to do."""
 
@@ -140,13 +143,17 @@ def find_entry(name: str) -> PairEntry:
     return CATALOGUE[name]
 
 
-@lru_cache(maxsize=3)
 def load_pair(name: str = "smollm2-135m", *, dtype: str | None = None) -> Pair:
     """Load a pair of the catalogue; the second call with the same arguments returns the same object."""
+    return _load_pair(name, dtype or find_entry(name).dtype)
+
+
+@lru_cache(maxsize=3)
+def _load_pair(name: str, dtype: str) -> Pair:
     entry = find_entry(name)
     if entry.base and entry.adapter:
-        return adapted(load_pair(entry.base, dtype=dtype), entry.adapter, name=name)
-    model, tokenizer = load_model(embedded.model_dir(), dtype or entry.dtype)
+        return adapted(_load_pair(entry.base, dtype), entry.adapter, name=name)
+    model, tokenizer = load_model(embedded.model_dir(), dtype)
     return Pair(
         name=entry.name,
         model=model,
@@ -165,14 +172,18 @@ def adapted(pair: Pair, folder: Path, *, name: str) -> Pair:
     """
     from peft import PeftConfig, PeftModel
 
-    if not (folder / "adapter_config.json").exists():
-        raise AdapterError(f"there is no adapter in {folder}; train one with notebook 06, or give another folder")
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    if base != pair.name:
-        raise AdapterError(f"the adapter in {folder} belongs to {base}, not to {pair.name}; load it on {base}")
+    if not all((folder / name).exists() for name in ADAPTER_FILES):
+        raise AdapterError(
+            f"there is no adapter in {folder} ({', '.join(ADAPTER_FILES)}); train one or give its folder"
+        )
     try:
+        base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+        if base != pair.name:
+            raise AdapterError(f"the adapter in {folder} belongs to {base}, not to {pair.name}; load it on {base}")
         model = PeftModel.from_pretrained(copy.deepcopy(pair.model), folder)
-    except (RuntimeError, OSError, SafetensorError) as error:
+    except AdapterError:
+        raise
+    except (RuntimeError, OSError, ValueError, TypeError, SafetensorError) as error:
         raise AdapterError(f"the adapter in {folder} does not fit {pair.name} or is damaged ({error})") from None
     return replace(pair, name=name, model=model.merge_and_unload().eval())
 

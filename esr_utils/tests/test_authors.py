@@ -82,7 +82,7 @@ def test_a_misquoted_attempt_keeps_its_score_and_has_no_place(path):
 def test_a_sweep_tells_its_levels_and_a_latent_without_threshold_none(path):
     swept = import_authors(write(path, [trial(TWICE, threshold=t) for t in (0.0, 4.0, 12.0)])).trials
     assert swept["level"].tolist() == [0.0, 0.5, 1.5]
-    assert swept["condition"].tolist() == ["unsteered", "steered", "steered"]
+    assert swept["condition"].tolist() == ["baseline", "steered", "steered"]
     without = import_authors(write(path, [trial(TWICE, threshold=4.0)], threshold=None)).trials
     assert np.isnan(without["level"]).all()
 
@@ -101,11 +101,16 @@ def test_a_latent_that_failed_whole_is_named(path):
 
 
 @pytest.mark.parametrize(
-    ("config", "condition"),
-    [({"prompt_variant_id": "self_monitor"}, "self_monitor"), ({"ablated_latents": [1, 2]}, "ablated")],
+    ("told", "condition"),
+    [
+        ({"experiment_config": {"prompt_variant_id": "self_monitor"}}, "self_monitor"),
+        ({"ablated_latents": [1, 2], "num_ablated_latents": 2}, "ablated"),
+    ],
 )
-def test_the_condition_is_read_from_the_config(path, config, condition):
-    assert import_authors(write(path, [trial(TWICE)], config=config)).trials["condition"].tolist() == [condition]
+def test_the_condition_is_read_from_the_file(path, told, condition):
+    content = json.loads(write(path, [trial(TWICE)]).read_text()) | told
+    path.write_text(json.dumps(content))
+    assert import_authors(path).trials["condition"].tolist() == [condition]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,9 @@ def test_the_condition_is_read_from_the_config(path, config, condition):
         ('{"results_by', "not whole JSON"),
         ("[]", "no list results_by_feature"),
         ('{"results_by_feature": 3}', "no list results_by_feature"),
-        ('{"results_by_feature": [{"feature_index_in_sae": 7, "trials": [{"threshold": 1}]}]}', "trial 0 of latent 7"),
+        ('{"results_by_feature": [{"feature_index_in_sae": 7, "trials": [{"threshold": 1}]}]}', "trial 0 of feature 0"),
+        ('{"results_by_feature": [3]}', "trial 0 of feature 0"),
+        ('{"results_by_feature": [{"trials": [{"prompt": "q", "score": [1]}]}]}', "trial 0 of feature 0"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told(path, text, told):
@@ -130,8 +137,12 @@ def test_a_missing_file_is_told(tmp_path):
 
 @pytest.fixture
 def records() -> tuple[pd.DataFrame, pd.DataFrame]:
-    common = {"subject": "m", "condition": "steered", "question": "How do you bake bread?", "strength": 8.0}
-    plans = [PlannedTrial(**common, latent=latent, level=1.0, repeat=i) for latent in (7, 9) for i in range(3)]
+    common = {"subject": "m", "condition": "meta_prompted", "question": "How do you bake bread?"}
+    plans = [
+        PlannedTrial(**common, latent=latent, level=level, strength=round(level * 8.333, 4))
+        for latent in (7, 9)
+        for level in (0.75, 1.0, 1.5)
+    ]
     made = {p.id: Trial(plan=p, response=RESPONSE, n_tokens=20, stop_reason="end") for p in plans}
     first, last = RESPONSE.index("Ships"), RESPONSE.index("Knead")
     attempts = (Attempt(start=first, end=19, score=10.0), Attempt(start=last, end=len(RESPONSE), score=80.0))
@@ -150,7 +161,7 @@ def test_what_is_exported_comes_back_with_the_same_counts(path, records):
     pd.testing.assert_frame_equal(back.trials[same], trials[same], check_dtype=False)
     assert back.trials["status"].tolist() == ["judged", "no_attempt", "failed"] * 2  # one was unjudged: an error there
     assert back.trials["label"].tolist() == ["ships"] * 3 + [""] * 3
-    assert back.config == {"model_name": "m", "judge": "offline"}
+    assert back.config == {"model_name": "m", "condition": "meta_prompted", "judge": "offline"}
     pd.testing.assert_frame_equal(back.attempts.drop(columns="trial_id"), attempts.drop(columns="trial_id"))
 
 
@@ -159,6 +170,12 @@ def test_rates_are_counted_of_an_imported_file(path):
     check_trials(trials)
     esr = rates(trials, by=["subject"]).query("quantity == 'esr'").iloc[0]
     assert (esr["n_events"], esr["n"]) == (1, 2)
+
+
+def test_attempts_of_another_judge_are_not_exported(path, records):
+    trials, attempts = records
+    with pytest.raises(ValueError, match="attempts of 2 trials are missing or too many"):
+        export_authors(path, trials, attempts.head(0), labels={})
 
 
 @pytest.mark.parametrize("column", ["subject", "condition"])

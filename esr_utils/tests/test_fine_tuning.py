@@ -1,6 +1,7 @@
 """Fine-tuning: where the loss falls, that training goes on after a stop to the same end, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,8 +89,8 @@ def test_the_same_training_is_not_made_again(tiny_llama, trained, monkeypatch):
     assert train(tiny_llama, EXAMPLES, TINY, trained) == trained
 
 
-@pytest.mark.parametrize("n_steps", [1, 3, 4, 5])
-def test_a_stopped_training_goes_on_to_the_same_end(tiny_llama, trained, tmp_path, monkeypatch, n_steps):
+@pytest.mark.parametrize(("n_steps", "n_left"), [(1, 6), (3, 3), (4, 3), (5, 3)])
+def test_a_stopped_training_goes_on_to_the_same_end(tiny_llama, trained, tmp_path, monkeypatch, n_steps, n_left):
     loss, n = fine_tuning._loss, 0
 
     def stopping(*args):
@@ -102,8 +103,9 @@ def test_a_stopped_training_goes_on_to_the_same_end(tiny_llama, trained, tmp_pat
     monkeypatch.setattr(fine_tuning, "_loss", stopping)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_llama, EXAMPLES, TINY, tmp_path / "adapter")
-    monkeypatch.setattr(fine_tuning, "_loss", loss)
+    n, n_steps = 0, 100
     resumed = weights(train(tiny_llama, EXAMPLES, TINY, tmp_path / "adapter"))
+    assert n == n_left  # what stood in the checkpoint was not made again
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in weights(trained).items())
 
 
@@ -165,6 +167,11 @@ def test_steering_is_on_while_steered_examples_are_read(tiny_llama):
     assert fine_tuning._delta(EXAMPLES[1], tiny_llama) is None
 
 
+def test_training_without_steering_gives_another_adapter(tiny_llama, trained, tmp_path):
+    unsteered = weights(train(tiny_llama, EXAMPLES, replace(TINY, steer=False), tmp_path))
+    assert not all(torch.equal(tensor, unsteered[name]) for name, tensor in weights(trained).items())
+
+
 def test_the_loss_is_the_engines_log_likelihood(tiny_llama):
     """The same tokens under the same steering, by two roads."""
     model = fine_tuning._with_lora(fine_tuning.copy.deepcopy(tiny_llama.model), tiny_llama, TINY).eval()
@@ -203,6 +210,9 @@ def test_a_missing_and_a_damaged_adapter_are_told(tiny_llama, trained, tmp_path)
         adapted(tiny_llama, tmp_path, name="x")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(AdapterError, match="there is no adapter in"):
+        adapted(tiny_llama, tmp_path, name="x")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(AdapterError, match="is damaged"):
         adapted(tiny_llama, tmp_path, name="x")

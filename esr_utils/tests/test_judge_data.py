@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from esr_utils import judge_fitting
 from esr_utils.judge_examples import FITTED, FOLDER, N_OF_KIND, PARTS
-from esr_utils.judge_fitting import BANKS, learned
 from esr_utils.judge_readings import gold_attempts, load_readings, restart_marks
 from esr_utils.judge_validation import reader_table, restart_table
 from esr_utils.judges.restarts import GATE, Restart, find_restarts, load_gate
@@ -145,12 +144,12 @@ def test_the_gate_holds_numbers_and_nothing_that_could_run():
 def test_the_threshold_is_the_one_that_makes_fewest_errors_on_the_fitted_parts(readings, monkeypatch):
     monkeypatch.setattr(judge_fitting, "THRESHOLDS", np.array([-3.0, 0.0, 3.0]))
     fitted = readings[readings["part"].isin(FITTED)]
-    assert best_threshold(load_gate().scores, fitted) == 0.0
+    assert judge_fitting.best_threshold(load_gate().scores, fitted) == 0.0
 
 
 def test_the_gate_was_not_fitted_to_what_its_threshold_is_set_on_nor_to_the_reported_part():
-    assert {str(bank) for bank in BANKS} & set(PARTS) == set()
-    known = set(learned().texts)
+    assert {str(bank) for bank in judge_fitting.BANKS} & set(PARTS) == set()
+    known = set(judge_fitting.learned().texts)
     assert [line for part in PARTS for line in bank(f"restarts_{part}") if line in known] == []
 
 

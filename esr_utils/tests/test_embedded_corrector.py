@@ -1,0 +1,57 @@
+"""The shipped corrector is the adapter that was measured, and the README tells what was measured."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from esr_utils.config import ROOT, results_dir
+from esr_utils.embedded_corrector import BASE, CORRECTOR, SETTINGS, _shortened
+from esr_utils.models import CATALOGUE
+from esr_utils.wheels import sha256
+
+FOLDER = results_dir(CORRECTOR, "corrector", "standard")
+ADAPTER = CATALOGUE[CORRECTOR].adapter
+
+
+@pytest.fixture(scope="module")
+def trials() -> pd.DataFrame:
+    return pd.read_csv(FOLDER / "trials.csv", keep_default_na=False, na_values=[""])
+
+
+def test_the_adapter_is_the_one_that_was_measured():
+    settings = json.loads((FOLDER / "run.json").read_text())["settings"]
+    assert settings["adapter_sha256"] == sha256(ADAPTER / "adapter_model.safetensors")
+    record = json.loads((ADAPTER / "training.json").read_text())
+    assert record["base"] == BASE
+    assert record["settings"]["rank"] == SETTINGS.rank
+    assert len(record["losses"]) == 226
+
+
+def test_trials_of_base_and_corrector_pair_off(trials):
+    keys = ["level", "latent", "question", "seed", "strength"]
+    mine = {name: set(part[keys].itertuples(index=False, name=None)) for name, part in trials.groupby("subject")}
+    assert mine[BASE] == mine[CORRECTOR]
+    assert len(mine[BASE]) == 3 * 360
+
+
+def test_the_readme_tells_what_was_measured(trials):
+    readme = (ROOT / "README.md").read_text()
+    line = r"^\| (base|corrector) \| ([\d.]+) \| ([\d.]+) \| (\d+) \| (\d+) \| (\d+) \|$"
+    told = re.findall(line, readme, re.MULTILINE)
+    assert len(told) >= 5
+    for who, level, first, *counts in told:
+        part = trials[
+            (trials["subject"] == {"base": BASE, "corrector": CORRECTOR}[who]) & (trials["level"] == float(level))
+        ]
+        assert f"{part['first_score'].mean():.1f}" == first
+        large = (part["gain"] >= 20) & (part["last_score"] >= 50)
+        assert [part["is_multi"].sum(), part["is_improved"].sum(), large.sum()] == [int(count) for count in counts]
+
+
+def test_an_answer_that_is_shortened_does_not_teach_the_end_of_a_turn():
+    answers = pd.DataFrame({"response": ["One two three.", "a b. " * 30, "One two."], "ends": [True, True, False]})
+    short = _shortened(answers, 4)
+    assert short["response"].tolist() == ["One two three.", "a b. a b. a b.", "One two."]
+    assert short["ends"].tolist() == [True, False, False]
