@@ -214,7 +214,7 @@ def first_scores(scores: pd.DataFrame) -> Figure:
         label = f"{arm}: mean {values.mean():.1f}, n = {len(values)}"
         sns.histplot(x=values, binwidth=5, binrange=(0, 100), ax=axes, color=colour, alpha=0.45, lw=0, label=label)
     axes.set(xlabel="first-attempt score (0 to 100)", ylabel="trials")
-    axes.legend(fontsize=6.5, loc="upper right")
+    axes.legend(fontsize=6.5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     sns.despine(figure)
     figure.tight_layout()
     return figure
