@@ -39,29 +39,22 @@ class PairEntry:
     adapter: Path | None = None
 
 
-CATALOGUE = {
-    entry.name: entry
-    for entry in (
-        PairEntry(
-            name="smollm2-135m",
-            sae_folder=DATA / "embedded" / "sae",
-            steering_layer=18,
-            reading_layer=18,
-            dtype="bfloat16",
-            memory_gib=2.0,
-        ),
-        PairEntry(
-            name="smollm2-135m-corrector",
-            sae_folder=DATA / "embedded" / "sae",
-            steering_layer=18,
-            reading_layer=18,
-            dtype="bfloat16",
-            memory_gib=2.3,
-            base="smollm2-135m",
-            adapter=DATA / "embedded" / "corrector",
-        ),
-    )
-}
+_EMBEDDED = PairEntry(
+    name="smollm2-135m",
+    sae_folder=DATA / "embedded" / "sae",
+    steering_layer=18,
+    reading_layer=18,
+    dtype="bfloat16",
+    memory_gib=2.0,
+)
+_CORRECTOR = replace(
+    _EMBEDDED,
+    name="smollm2-135m-corrector",
+    memory_gib=2.3,
+    base="smollm2-135m",
+    adapter=DATA / "embedded" / "corrector",
+)
+CATALOGUE = {entry.name: entry for entry in (_EMBEDDED, _CORRECTOR)}
 
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -2,13 +2,17 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
 
-from esr_utils.config import ROOT, results_dir
-from esr_utils.embedded_corrector import BASE, CORRECTOR, SETTINGS, _shortened
+from esr_utils import metrics
+from esr_utils.config import FINE_TUNING, ROOT, results_dir
+from esr_utils.embedded_corrector import BASE, CORRECTOR, SETTINGS, _shortened, examples
+from esr_utils.inducing import FineTuning
 from esr_utils.models import CATALOGUE
+from esr_utils.records import digest
 from esr_utils.wheels import sha256
 
 FOLDER = results_dir(CORRECTOR, "corrector", "standard")
@@ -27,6 +31,8 @@ def test_the_adapter_is_the_one_that_was_measured():
     assert record["base"] == BASE
     assert record["settings"]["rank"] == SETTINGS.rank
     assert len(record["losses"]) == 226
+    source = FineTuning(BASE, "standard", FINE_TUNING["standard"])  # its committed run opens with today's settings
+    assert record["examples_sha256"] == digest([asdict(example) for example in examples(source)])
 
 
 def test_trials_of_base_and_corrector_pair_off(trials):
@@ -40,7 +46,7 @@ def test_the_readme_tells_what_was_measured(trials):
     readme = (ROOT / "README.md").read_text()
     line = r"^\| (base|corrector) \| ([\d.]+) \| ([\d.]+) \| (\d+) \| (\d+) \| (\d+) \|$"
     told = re.findall(line, readme, re.MULTILINE)
-    assert len(told) >= 5
+    assert len(told) == 6
     for who, level, first, *counts in told:
         part = trials[
             (trials["subject"] == {"base": BASE, "corrector": CORRECTOR}[who]) & (trials["level"] == float(level))
@@ -48,6 +54,16 @@ def test_the_readme_tells_what_was_measured(trials):
         assert f"{part['first_score'].mean():.1f}" == first
         large = (part["gain"] >= 20) & (part["last_score"] >= 50)
         assert [part["is_multi"].sum(), part["is_improved"].sum(), large.sum()] == [int(count) for count in counts]
+
+
+def test_the_readme_tells_improvement_and_perplexity_as_measured(trials):
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    rates = metrics.rates(trials[trials["subject"] == CORRECTOR], ["level"]).query("quantity == 'improvement'")
+    for level in (1.0, 1.5):
+        rate, low, high = rates.set_index("level").loc[level, ["rate", "ci_low", "ci_high"]]
+        assert f"{rate:.0%} [{low:.0%}, {high:.0%}] " in readme
+    perplexity = pd.read_csv(FOLDER / "perplexity.csv")["perplexity"]
+    assert {f"(perplexity {value:.2f} both)" in readme for value in perplexity} == {True}
 
 
 def test_an_answer_that_is_shortened_does_not_teach_the_end_of_a_turn():
