@@ -50,8 +50,8 @@ main = detections[0]
 # ## Can the judge be trusted?
 # The offline judge needs no key. A gate finds the sentences in which a response withdraws what it said, and each
 # attempt is scored by its nearness to the question and by its fluency. Two readers (language models, given a written
-# rubric and nothing of how a response was made) read 579 responses in three parts; the judge is fitted to two of them
-# and reported on the third.
+# rubric and nothing of how a response was made) read 579 responses in three parts. The scale of the scores is fitted to
+# one, the gate's threshold is set on two, and both are reported on the third.
 
 # %%
 validation = judge_examples.FOLDER / "validation"
