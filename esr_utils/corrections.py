@@ -20,7 +20,6 @@ from esr_utils.steering import Row, Sampling, Steer
 
 RESTARTS = DATA / "fine_tuning" / "restarts.txt"
 Kind = Literal["steered", "pasted", "normal"]
-DRIFT_WORDS = (8, 45)  # of a drift, before its sentence ends
 DERAILED = 35.0  # score at or below which a steered start counts as off topic
 
 
@@ -68,19 +67,28 @@ def unsteered_answers(
     )
 
 
-def steered_drifts(
+def shortened(answers: pd.DataFrame, n_words: int) -> pd.DataFrame:
+    """Answers up to the end of the sentence after ``n_words`` words; one that is cut no longer ends its turn."""
+    short = [first_sentences(text, n_words) for text in answers["response"]]
+    is_whole = [len(a) == len(b.rstrip()) for a, b in zip(short, answers["response"], strict=True)]
+    return answers.assign(response=short, ends=answers["ends"] & np.array(is_whole, dtype=bool))
+
+
+def steered_starts(
     engine: Engine,
     score: Score,
     questions: Sequence[str],
     strengths: Mapping[int, float],
     *,
     n_per_latent: int,
+    n_words: tuple[int, int],
     sampling: Sampling,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Beginnings of steered responses that are off topic: question, latent, strength, drift.
+    """Beginnings of steered responses: question, latent, strength, drift, score, is_derailed.
 
-    ``strengths``: raw units, by latent. Beginnings that ``score`` puts above ``DERAILED`` are left out.
+    ``strengths``: raw units, by latent. A beginning is cut at the end of a sentence after some number of words in
+    ``n_words`` (from, up to); it is derailed if it holds a word and its score is at most ``DERAILED``.
     """
     rng = np.random.default_rng(seed)
     rows = [
@@ -93,21 +101,22 @@ def steered_drifts(
         for latent, strength in strengths.items()
         for _ in range(n_per_latent)
     ]
-    drifts = [_cut(response.text, rng) for response in engine.generate(rows)]
+    drifts = [first_sentences(r.text, int(rng.integers(*n_words))) for r in engine.generate(rows)]
+    asked = [row.messages for row in rows]
     frame = pd.DataFrame(
         {
-            "question": [row.messages for row in rows],
+            "question": asked,
             "latent": [row.steer[0].latent for row in rows],
             "strength": [row.steer[0].strength for row in rows],
             "drift": drifts,
+            "score": score(asked, drifts),
         }
     )
-    frame = frame[frame["drift"].str.strip() != ""]
-    scores = score(frame["question"].tolist(), frame["drift"].tolist())
-    return frame[scores <= DERAILED].reset_index(drop=True)
+    has_words = frame["drift"].str.strip() != ""
+    return frame.assign(is_derailed=has_words & (frame["score"] <= DERAILED))
 
 
-def pasted_drifts(answers: pd.DataFrame, *, n: int, seed: int = 0) -> pd.DataFrame:
+def pasted_drifts(answers: pd.DataFrame, *, n: int, n_words: tuple[int, int], seed: int = 0) -> pd.DataFrame:
     """Beginnings of answers to another question, as the paper pastes them: question, drift."""
     rng = np.random.default_rng(seed)
     questions = answers["question"].unique()
@@ -115,12 +124,9 @@ def pasted_drifts(answers: pd.DataFrame, *, n: int, seed: int = 0) -> pd.DataFra
     while len(lines) < n:
         question = str(rng.choice(questions))
         other = answers[answers["question"] != question].sample(1, random_state=int(rng.integers(2**31)))
-        lines.append({"question": question, "drift": _cut(str(other["response"].iloc[0]), rng)})
+        drift = first_sentences(str(other["response"].iloc[0]), int(rng.integers(*n_words)))
+        lines.append({"question": question, "drift": drift})
     return pd.DataFrame(lines)
-
-
-def _cut(text: str, rng: np.random.Generator) -> str:
-    return first_sentences(text, int(rng.integers(*DRIFT_WORDS)))
 
 
 def make_corrections(
@@ -173,11 +179,13 @@ def mix(
     """``n`` examples of which ``share`` are corrections, drawn and shuffled by seed.
 
     Raises:
-        ValueError: a share outside 0 to 1, or more asked for than there are.
+        ValueError: a share outside 0 to 1, one so small that no correction is left, or more asked for than there are.
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"share {share} of corrections is outside 0 (none) to 1 (all)")
     n_corrections = round(n * share)
+    if share and not n_corrections:
+        raise ValueError(f"a mix of {n} at share {share:g} holds no correction; raise the share or the number")
     rng = np.random.default_rng(seed)
     chosen: list[TrainingExample] = []
     for name, pool, wanted in (

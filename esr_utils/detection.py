@@ -5,7 +5,7 @@ model is loaded only if something is missing.
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from esr_utils import frames, latents
 from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
 from esr_utils.config import DetectionScale, results_dir
 from esr_utils.judging import first_scores
+from esr_utils.models import find_entry
 from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest, open_run
@@ -75,7 +76,12 @@ class Detection:
         }
 
     def latents(self) -> pd.DataFrame:
-        """The latents steered: unrelated to every question asked, concrete, then drawn by seed. Indexed by latent."""
+        """The latents steered: unrelated to every question asked, concrete, then drawn by seed. Indexed by latent.
+
+        A fine-tuned subject is steered along those of its base: chosen anew, some could be near ones it was trained on.
+        """
+        if base := find_entry(self.subject).base:
+            return replace(self, subject=base).latents()
         labels = latents.load_labels(self.subject)
         questions = load_prompts("calibration") + load_prompts("evaluation")
 
@@ -112,16 +118,23 @@ class Detection:
         )
 
     def measure(self) -> "Detection":
-        """Make and judge whatever is missing: trials, both judges, placebo and the comparison of calibrations."""
+        """Calibrate, make and judge whatever is missing, and the placebo."""
         plans = self.plan()
-        self.calibration(n_samples=1)
         if not is_made(self.run, plans):
             run_trials(self._engine, self.run, plans, self.sampling)
-        for name, part in ((JUDGE, plans), (SECOND_JUDGE, self._compared(plans))):
-            if not is_judged(self.run, name, part):
-                judge_trials(self._judges[name], self.run, part)
+        self._judge(JUDGE, plans)
         self.placebo_parts()
         return self
+
+    def check_methods(self) -> "Detection":
+        """What says how far the methods can be trusted: a calibration with less effort, and the second judge."""
+        self.calibration(n_samples=1)
+        self._judge(SECOND_JUDGE, self._compared(self.plan()))
+        return self
+
+    def _judge(self, name: str, plans: list[PlannedTrial]) -> None:
+        if not is_judged(self.run, name, plans):
+            judge_trials(self._judges[name], self.run, plans)
 
     def trials(self, judge: str = JUDGE) -> pd.DataFrame:
         """One line a planned trial, as ``frames.judged_frame`` makes it."""

@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
@@ -81,7 +82,7 @@ def encode(example: TrainingExample, pair: Pair, *, max_tokens: int) -> Encoded:
     drift = pair.tokenizer(example.drift, add_special_tokens=False)["input_ids"] if example.drift else []
     taught = pair.tokenizer(example.taught, add_special_tokens=False)["input_ids"]
     if example.ends:
-        taught = [*taught, pair.tokenizer.eos_token_id]
+        taught = [*taught, pair.end_of_turn]
     ids = [*prompt, *drift, *taught][:max_tokens]
     n_given = len(prompt) + len(drift)
     if len(ids) <= n_given:
@@ -112,7 +113,7 @@ def train(pair: Pair, examples: Sequence[TrainingExample], settings: TrainingSet
     record = _described(pair, examples, settings)
     if _check_same(folder, record):
         return folder
-    model = _with_lora(copy.deepcopy(pair.model), pair, settings)
+    model = _with_lora(_trainable_copy(pair), pair, settings)
     encoded = [encode(example, pair, max_tokens=settings.max_tokens) for example in examples]
     batches = list(_batches(encoded, settings))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -126,7 +127,7 @@ def train(pair: Pair, examples: Sequence[TrainingExample], settings: TrainingSet
         for step in range(len(losses), len(batches)):
             torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout alike after a stop
             part = batches[step]
-            with _steered(model, pair, [deltas[i] for i in part]):
+            with _steered(model, pair, [deltas[i] for i in part]), _in_own_dtype(model, pair):
                 loss = _loss(model, pair, [encoded[i] for i in part])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -139,11 +140,28 @@ def train(pair: Pair, examples: Sequence[TrainingExample], settings: TrainingSet
             if len(losses) % settings.checkpoint_steps == 0:
                 _save_checkpoint(folder, record, model, optimizer, schedule, losses)
     model.peft_config["default"].base_model_name_or_path = pair.name
+    model.to(pair.model.dtype)  # in which it is merged and run; float32 would double the file for nothing
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink()  # an empty model card
     write_whole(folder / RECORD, json.dumps(record | {"losses": losses}, indent=1) + "\n")
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return folder
+
+
+def _trainable_copy(pair: Pair) -> torch.nn.Module:
+    """A copy of the pair's model. On a CPU the fused attention goes back through so slowly that the plain one wins."""
+    model = copy.deepcopy(pair.model)
+    if model.device.type == "cpu":
+        model.set_attn_implementation("eager")
+    return model
+
+
+@contextmanager
+def _in_own_dtype(model: PeftModel, pair: Pair) -> Iterator[None]:
+    """Adapters are kept in float32 and used in the model's dtype; peft would cast every activation up instead."""
+    device, dtype = pair.model.device.type, pair.model.dtype
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32), disable_input_dtype_casting(model):
+        yield
 
 
 def _with_lora(model, pair: Pair, settings: TrainingSettings) -> PeftModel:

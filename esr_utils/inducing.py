@@ -3,30 +3,23 @@
 As in ``detection``, every step reads what the run holds and makes the rest.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
-from esr_utils import frames, latents
-from esr_utils.calibration import calibrate, calibration_table
+from esr_utils import corrections, frames, latents
+from esr_utils.calibration import level_at_target
 from esr_utils.config import DETECTION, ROOT, FineTuningScale, results_dir
-from esr_utils.corrections import (
-    TrainingExample,
-    load_restarts,
-    make_corrections,
-    mix,
-    normal_examples,
-    pasted_drifts,
-    steered_drifts,
-    unsteered_answers,
-)
+from esr_utils.corrections import TrainingExample
 from esr_utils.detection import JUDGE, READER, Detection, load_engine
 from esr_utils.engines.hf import HFEngine
-from esr_utils.fine_tuning import TrainingSettings, train
+from esr_utils.fine_tuning import TrainingSettings, encode, masked_text, train
 from esr_utils.judging import first_scores
 from esr_utils.models import Pair, adapted
 from esr_utils.prompts import load_prompts
@@ -36,6 +29,7 @@ from esr_utils.steering import Sampling
 from esr_utils.trials import is_judged, is_made, judge_trials, plan_trials, run_trials
 
 NEAR = 0.3  # cosine above which two latents count as one subject
+PROBE = "probe"  # condition of the trials that find an arm's own strength; counted in no rate
 Source = Literal["steered", "pasted", "shuffled"]
 
 
@@ -68,11 +62,11 @@ class FineTuning:
     def run(self) -> Run:
         """Its folder, bound to every setting that a result depends on."""
         prompts = [load_prompts(split) for split in ("fine_tuning", "evaluation", "calibration")]
-        texts = digest([*prompts, load_restarts()])
         settings = asdict(self.scale) | {
             "judge": JUDGE,
-            "texts_sha256": texts,
+            "texts_sha256": digest([*prompts, corrections.load_restarts()]),
             "base_run": asdict(self.detection.scale),
+            "strengths_sha256": digest(sorted(self._strengths().items())),
         }
         return open_run(results_dir(self.subject, "fine_tuning", self.scale_name), settings)
 
@@ -105,34 +99,41 @@ class FineTuning:
         return swept + [Arm(share=share, source=s, seed=seed) for s in sources for seed in range(self.scale.n_seeds)]
 
     def answers(self) -> pd.DataFrame:
-        """Unsteered answers to the training questions. See ``unsteered_answers``."""
+        """Unsteered answers to the training questions. See ``corrections.unsteered_answers``."""
 
         def make() -> pd.DataFrame:
             questions, n = load_prompts("fine_tuning"), self.scale.n_answers
-            return unsteered_answers(
+            return corrections.unsteered_answers(
                 self.engine, questions, n_per_question=n, sampling=self.sampling, seed=self.scale.seed
             )
 
         return self.run.frame("answers", make).astype({"ends": bool})
 
-    def drifts(self, source: Source) -> pd.DataFrame:
-        """Off-topic beginnings: real ones (``steered``, ``shuffled``) or ``pasted``."""
-        if source == "pasted":
-            n = round(self.scale.n_examples * self.scale.control_share)
-            return self.run.frame("drifts_pasted", lambda: pasted_drifts(self.answers(), n=n, seed=self.scale.seed))
+    def steered_starts(self) -> pd.DataFrame:
+        """Beginnings of steered responses, those that stayed on topic included. See ``corrections.steered_starts``."""
 
         def make() -> pd.DataFrame:
-            return steered_drifts(
+            n_tokens = min(3 * self.scale.drift_words[1], self.scale.max_new_tokens)
+            return corrections.steered_starts(
                 self.engine,
                 first_scores(self.judge),
                 load_prompts("fine_tuning"),
                 self._drift_strengths(),
                 n_per_latent=self.scale.n_drifts,
-                sampling=replace(self.sampling, max_new_tokens=min(80, self.scale.max_new_tokens)),
+                n_words=self.scale.drift_words,
+                sampling=replace(self.sampling, max_new_tokens=n_tokens),
                 seed=self.scale.seed,
             )
 
-        return self.run.frame("drifts_steered", make)
+        return self.run.frame("steered_starts", make).astype({"is_derailed": bool})
+
+    def drifts(self, source: Source) -> pd.DataFrame:
+        """Off-topic beginnings: real ones (``steered``, ``shuffled``) or ``pasted``, of which there are as many."""
+        derailed = self.steered_starts().query("is_derailed").reset_index(drop=True)
+        if source != "pasted":
+            return derailed
+        n_words, seed = self.scale.drift_words, self.scale.seed
+        return corrections.pasted_drifts(self.answers(), n=len(derailed), n_words=n_words, seed=seed)
 
     def _drift_strengths(self) -> dict[int, float]:
         labels = latents.load_labels(self.subject)
@@ -144,72 +145,77 @@ class FineTuning:
         strengths = np.random.default_rng(self.scale.seed).uniform(low, high, len(chosen)).round(1)
         return dict(zip(chosen, strengths.tolist(), strict=True))
 
-    def examples(self, arm: Arm) -> list[TrainingExample]:
-        """The mix that an arm is trained on."""
-        corrections = make_corrections(
-            self.drifts(arm.source), self.answers(), load_restarts(), is_shuffled=arm.source == "shuffled"
-        )
-        return mix(
-            corrections, normal_examples(self.answers()), share=arm.share, n=self.scale.n_examples, seed=arm.seed
-        )
+    def examples(self, arm: Arm, recipe: FineTuningScale | None = None) -> list[TrainingExample]:
+        """The mix of an arm; ``recipe`` says how many examples and how long, by default the sweep's own scale."""
+        recipe = recipe or self.scale
+        short = corrections.shortened(self.answers(), recipe.correction_words)
+        normals = corrections.normal_examples(corrections.shortened(self.answers(), recipe.normal_words))
+        restarts, is_shuffled = corrections.load_restarts(), arm.source == "shuffled"
+        made = corrections.make_corrections(self.drifts(arm.source), short, restarts, is_shuffled=is_shuffled)
+        return corrections.mix(made, normals, share=arm.share, n=recipe.n_examples, seed=arm.seed)
 
-    def training(self, arm: Arm) -> TrainingSettings:
-        """Settings of an arm's training."""
-        scale = self.scale
-        return TrainingSettings(
-            rank=scale.rank,
-            alpha=scale.alpha,
-            dropout=scale.dropout,
-            blocks=scale.blocks,
-            learning_rate=scale.learning_rate,
-            n_passes=scale.n_passes,
-            batch_size=scale.batch_size,
-            seed=arm.seed,
-        )
+    def masked_examples(self, arm: Arm) -> pd.DataFrame:
+        """The first example of each kind in an arm's mix: kind, strength, text with what carries loss in ``[[ ]]``."""
+
+        def make() -> pd.DataFrame:
+            first = {example.kind: example for example in reversed(self.examples(arm))}
+            lines = [
+                (kind, e.strength, masked_text(encode(e, self.engine.pair, max_tokens=4096), self.engine.pair))
+                for kind, e in sorted(first.items())
+            ]
+            return pd.DataFrame(lines, columns=["kind", "strength", "text"])
+
+        return self.run.frame(f"masked_examples.{arm.name}", make)
+
+    def train(self, arm: Arm) -> Path:
+        """Train an arm unless it is trained; its folder, where git does not look."""
+        folder = ROOT / "runs" / "adapters" / self.scale_name / self.subject / arm.name
+        settings = training_settings(self.scale, seed=arm.seed)
+        return train(self.engine.pair, self.examples(arm), settings, folder)
 
     def pair(self, arm: Arm) -> Pair:
-        """The fine-tuned pair of an arm. Adapters stay where git does not look; results are kept."""
-        folder = ROOT / "runs" / "adapters" / self.scale_name / self.subject / arm.name
-        train(self.engine.pair, self.examples(arm), self.training(arm), folder)
-        return adapted(self.engine.pair, folder, name=arm.name)
+        """The fine-tuned pair of an arm."""
+        return adapted(self.engine.pair, self.train(arm), name=arm.name)
 
-    def fixed_plan(self, name: str) -> list[PlannedTrial]:
-        """Trials of one arm without steering and at the strength that was calibrated on the base model."""
-        return self._plan(name, self.detection.calibration()["strength"].head(self.scale.n_latents).to_dict(), "fixed")
+    def _strengths(self) -> dict[int, float]:
+        return self.detection.calibration()["strength"].head(self.scale.n_latents).to_dict()
 
-    def _plan(self, name: str, strengths: dict[int, float], condition: str) -> list[PlannedTrial]:
-        levels = (0.0, 1.0) if condition == "fixed" else (1.0,)
+    def _plan(self, name: str, condition: str, levels: Sequence[float]) -> list[PlannedTrial]:
+        is_probe = condition == PROBE
         plans = plan_trials(
             name,
-            strengths,
-            questions=load_prompts("evaluation"),
-            n_questions=self.scale.n_questions,
+            self._strengths(),
+            questions=load_prompts("calibration" if is_probe else "evaluation"),
+            n_questions=1 if is_probe else self.scale.n_questions,
             levels=levels,
             seed=self.scale.seed,
         )
         return [replace(plan, condition=condition if plan.level else "baseline") for plan in plans]
 
-    def recalibration(self, name: str, engine: HFEngine | None = None) -> pd.DataFrame:
-        """Strengths calibrated again on one arm: columns of ``calibration_table``."""
-        scale = self.scale
-        effort = {"n_steps": scale.n_steps, "n_samples": scale.n_samples, "n_verify": scale.n_verify}
-        settings = replace(self.detection.search(), sampling=self.sampling, seed=scale.seed, **effort)
+    def fixed_plan(self, name: str) -> list[PlannedTrial]:
+        """Trials of one arm without steering and at the strengths that were calibrated on the base model."""
+        return self._plan(name, "fixed", (0.0, 1.0))
 
-        def make() -> pd.DataFrame:
-            if engine is None:
-                raise RuntimeError(f"arm {name} is not calibrated again yet; call measure() first")
-            journal = self.run.journal(f"probes.{name}", "latent", "stage", "seed")
-            chosen = self.detection.calibration().index[: self.scale.n_recalibrated].tolist()
-            score, questions = first_scores(self.judge), load_prompts("calibration")
-            return calibration_table(calibrate(engine, score, chosen, questions, settings, journal=journal), settings)
+    def probe_plan(self, name: str) -> list[PlannedTrial]:
+        """Trials, on calibration questions, that find an arm's own strength."""
+        return self._plan(name, PROBE, self.scale.probed)
 
-        return self.run.frame(f"calibration.{name}", make).set_index("latent", drop=False)
+    def recalibrated_level(self, name: str) -> float:
+        """Share of the base's strengths at which an arm's first attempts score the target; NaN before it is probed.
+
+        Differs from the paper, which calibrates every latent of every fine-tuned model again: one share for all latents
+        takes a fraction of the responses, and leaves the latents' strengths relative to each other as they were.
+        """
+        probes = self._judged(self.probe_plan(name))
+        if probes["first_score"].isna().all():
+            return float("nan")
+        return level_at_target(probes["level"], probes["first_score"], target=self.detection.search().target)
 
     def plan(self, name: str) -> list[PlannedTrial]:
-        """Every trial of one arm. The base was calibrated on itself already."""
+        """Every trial of one arm that is counted. The base was calibrated on itself already."""
         if name == BASE:
             return self.fixed_plan(name)
-        return self.fixed_plan(name) + self._plan(name, self.recalibration(name)["strength"].to_dict(), "recalibrated")
+        return self.fixed_plan(name) + self._plan(name, "recalibrated", (self.recalibrated_level(name),))
 
     def measure(self) -> "FineTuning":
         """Train and measure whatever is missing, arm after arm.
@@ -217,46 +223,48 @@ class FineTuning:
         Raises:
             ValueError: too few corrections or answers for some arm; told before the first training.
         """
-        for arm in self.arms() if not all(self._is_measured(name) for name in self._names()) else ():
+        todo = [arm for arm in self.arms() if not self._is_measured(arm.name)]
+        for arm in todo:
             self.examples(arm)
-        for name, pair in self._pairs():
-            engine = HFEngine(pair())
-            if name != BASE:
-                self.recalibration(name, engine)
-            plans = self.plan(name)
-            if not is_made(self.run, plans):
-                run_trials(engine, self.run, plans, self.sampling)
-            judge_trials(self.judge, self.run, plans)
+        if not self._is_measured(BASE):
+            self._measure(BASE, self.engine)
+        for arm in tqdm(todo, desc="arms"):
+            self._measure(arm.name, HFEngine(self.pair(arm)))
         return self
 
-    def _pairs(self) -> Iterator[tuple[str, object]]:
-        """Names of the arms that are not wholly measured, each with a way to get its pair."""
-        if not self._is_measured(BASE):
-            yield BASE, lambda: self.engine.pair
-        for arm in self.arms():
-            if not self._is_measured(arm.name):
-                yield arm.name, lambda arm=arm: self.pair(arm)
+    def _measure(self, name: str, engine: HFEngine) -> None:
+        for make_plan in (self.probe_plan, self.plan) if name != BASE else (self.plan,):
+            plans = make_plan(name)
+            run_trials(engine, self.run, plans, self.sampling)
+            judge_trials(self.judge, self.run, plans)
 
     def _is_measured(self, name: str) -> bool:
-        if name != BASE and not (self.run.folder / f"calibration.{name}.csv").exists():
+        if name != BASE and not self._is_complete(self.probe_plan(name)):
             return False
-        plans = self.plan(name)
+        return self._is_complete(self.plan(name))
+
+    def _is_complete(self, plans: Sequence[PlannedTrial]) -> bool:
         return is_made(self.run, plans) and is_judged(self.run, JUDGE, plans)
 
-    def _names(self) -> list[str]:
-        return [BASE, *(arm.name for arm in self.arms())]
+    def _judged(self, plans: Sequence[PlannedTrial]) -> pd.DataFrame:
+        return frames.judged_frame(plans, self.run.trials(), self.run.judgements(JUDGE))
 
     def trials(self) -> pd.DataFrame:
-        """One line a planned trial of every arm, with its ``share``, ``source`` and ``training_seed``."""
-        plans = {BASE: self.plan(BASE)} | {arm.name: self.plan(arm.name) for arm in self.arms()}
-        trials, judgements = self.run.trials(), self.run.judgements(JUDGE)
-        frame = frames.judged_frame([plan for part in plans.values() for plan in part], trials, judgements)
+        """One line a planned trial of every arm, with its ``share`` (NaN: base), ``source`` and ``training_seed``."""
         arms = {arm.name: arm for arm in self.arms()}
-        known = [
-            (arms[name].share, arms[name].source, arms[name].seed) if name in arms else (np.nan, BASE, 0)
-            for name in frame["subject"]
-        ]
-        return frame.assign(**dict(zip(("share", "source", "training_seed"), zip(*known, strict=True), strict=True)))
+        frame = self._judged([plan for name in (BASE, *arms) for plan in self.plan(name)])
+        its_arm = [arms.get(name) for name in frame["subject"]]
+        return frame.assign(
+            share=[arm.share if arm else np.nan for arm in its_arm],
+            source=[arm.source if arm else BASE for arm in its_arm],
+            training_seed=[arm.seed if arm else 0 for arm in its_arm],
+        )
+
+
+def training_settings(scale: FineTuningScale, *, seed: int) -> TrainingSettings:
+    """Settings of a training at ``scale``."""
+    shared = {field.name for field in fields(TrainingSettings)} & {field.name for field in fields(scale)} - {"seed"}
+    return TrainingSettings(seed=seed, **{name: getattr(scale, name) for name in shared})
 
 
 def far_from(sae: SAE, candidates: Sequence[int], others: Sequence[int], *, near: float) -> list[int]:

@@ -28,6 +28,7 @@ MINIMUM_LAST_SCORE = 50.0
 RECOVERED = 7.0  # of 10, for the whole response. Source: paper, version 2, the whole-response judge
 
 ALPHA = 0.05  # every interval is a 95% interval
+MIN_DISCORDANT = 6  # pairs; with fewer McNemar's test cannot reach 0.05, so a t interval must not exclude zero either
 N_DRAWS = 10_000  # intervals of two seeds then differ by some 2% in width
 INTERVAL = ("rate", "ci_low", "ci_high", "ci_method", "naive_low", "naive_high", "design_effect")
 
@@ -244,7 +245,8 @@ def paired(
     trials are paired by subject, latent, question and repeat, less the columns that mark the arms. Pairs with an arm
     that has no value are left out and counted (``n_lost``), so are trials without a partner (``n_unmatched``).
     ``n_only_first`` and ``n_only_second`` are the discordant pairs; ``mcnemar_p`` is exact, takes pairs for independent
-    and so is too small where ``design_effect`` exceeds 1. The interval is exact (and wide) where no pair is discordant.
+    and so is too small where ``design_effect`` exceeds 1. The interval is exact (and wide) where fewer than 6 pairs are
+    discordant.
 
     Raises:
         ValueError: an unknown quantity or one that only some judged trials have, an arm with no trial or with several
@@ -280,7 +282,7 @@ def _difference(pairs: pd.DataFrame, *, seed: int, n_draws: int) -> dict:
     values, n = (pairs["value_second"] - pairs["value_first"]).to_numpy(), len(pairs)
     lost, won = int((values < 0).sum()), int((values > 0).sum())
     interval = _mean_interval(pairs, values, np.random.default_rng(seed), n_draws=n_draws)
-    if lost + won == 0 or interval["ci_method"] == "none":  # each share within its 97.5% interval: 95% for both
+    if lost + won < MIN_DISCORDANT or interval["ci_method"] == "none":  # each share in its 97.5% interval: 95% for both
         (low_lost, high_lost), (low_won, high_won) = (
             proportion_confint(count, n, alpha=ALPHA / 2, method="beta") for count in (lost, won)
         )

@@ -114,6 +114,14 @@ class Pair:
         encoded = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
         return tuple(encoded["input_ids"])
 
+    @property
+    def end_of_turn(self) -> int:
+        """Token with which the template ends an assistant's turn; not always the tokenizer's end of text."""
+        turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        whole = self.tokenizer.apply_chat_template(turn, return_dict=True)["input_ids"]
+        after = whole[len(self.chat_ids(turn[:1])) :]
+        return next(token for token in after if token in self.stop_ids)
+
     def soft_capped(self, logits: Tensor) -> Tensor:
         """Logits as the model samples from them: Gemma 2 bends what its head puts out."""
         cap = getattr(self.text_config, "final_logit_softcapping", None)

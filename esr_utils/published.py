@@ -39,3 +39,16 @@ def main_rates() -> pd.DataFrame:
                 line = numbers.loc[number]
                 lines.append((model, quantity, float(line["value"]) / 100, float(line["n"]), line["version"]))
     return pd.DataFrame(lines, columns=["model", "quantity", "rate", "n", "version"])
+
+
+RECOVERY_BY_SHARE = {  # share of self-corrections in the mix -> number of the whole-response improvement rate
+    0.0: "p0284",
+    **{i / 10: f"p0{284 + 2 * i}" for i in range(1, 10)},
+}
+
+
+def recovery_by_share() -> pd.DataFrame:
+    """Published whole-response improvement of fine-tuned Llama-3.1-8B models: share, value (0 to 1), n."""
+    lines = published().loc[list(RECOVERY_BY_SHARE.values())]
+    values, n = lines["value"].astype(float) / 100, lines["n"].astype(float)
+    return pd.DataFrame({"share": list(RECOVERY_BY_SHARE), "value": values.to_numpy(), "n": n.to_numpy()})

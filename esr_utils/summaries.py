@@ -1,4 +1,4 @@
-"""Tables of notebook 02, from judged frames: what its figures draw, and ours beside the paper's."""
+"""Tables from judged frames: what the figures of notebook 02 draw, and ours beside the paper's."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,8 @@ from esr_utils.nulls import placebo_trials
 ARMS = {0.0: "without steering", MAIN_LEVEL: "steered"}
 
 
-def level_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Mean first-attempt score and every rate at each level: subject, level, quantity, value, interval, counts."""
-    by = ["subject", "level"]
+def scores_and_rates(trials: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean first-attempt score and every rate of each group: ``by``, quantity, value, interval, counts."""
     scores = metrics.means(trials, by, "first_score").rename(columns={"mean": "value"})
     scores = scores.assign(quantity="first_score", n_events=scores["n"])
     rates = metrics.rates(trials, by).rename(columns={"rate": "value"})

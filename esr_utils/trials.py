@@ -94,7 +94,8 @@ def judge_trials(
     """
     trials, judged = run.trials(), {trial_id for trial_id, n in run.judgements(judge.name) if n == repeat}
     done = [trials[plan.id] for plan in plans if plan.id in trials and trials[plan.id].status == "done"]
-    with tqdm(total=len(done), initial=len(judged), desc=f"judge {judge.name}", unit="trial") as bar:
+    n_before = sum(trial.plan.id in judged for trial in done)
+    with tqdm(total=len(done), initial=n_before, desc=f"judge {judge.name}", unit="trial") as bar:
         for start in range(0, len(done), JUDGED_AT_ONCE):
             batch = done[start : start + JUDGED_AT_ONCE]
             if all(trial.plan.id in judged for trial in batch):

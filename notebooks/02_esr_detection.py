@@ -206,7 +206,7 @@ power.gee_check(arms, ["subject", "condition"], quantity="recovery")
 # Each latent at shares of its own calibrated strength. The paper swept the same absolute strengths for all latents.
 
 # %%
-main.run.table("levels", summaries.level_table(trials))
+main.run.table("levels", summaries.scores_and_rates(trials, ["subject", "level"]))
 display(Image(plots.draw_result("detection_levels", main.run.folder, scale=SCALE), width=720))
 
 # %% [markdown]

@@ -12,7 +12,8 @@ from esr_utils.corrections import (
     mix,
     normal_examples,
     pasted_drifts,
-    steered_drifts,
+    shortened,
+    steered_starts,
     unsteered_answers,
 )
 from esr_utils.engines.hf import HFEngine
@@ -54,18 +55,20 @@ def test_answers_are_the_models_own_and_told_apart_by_seed(engine):
     pd.testing.assert_frame_equal(answers, again)
 
 
-def test_only_off_topic_beginnings_become_drifts(engine):
+def test_only_off_topic_beginnings_are_derailed(engine):
     def score(questions, texts):
         return np.array([10.0 if "boil" in question else 90.0 for question in questions])
 
-    found = steered_drifts(engine, score, QUESTIONS, {3: 2.0, 5: 4.0}, n_per_latent=20, sampling=SHORT)
-    assert set(found["question"]) == {"How do you boil rice?"}
+    settings = {"n_per_latent": 20, "n_words": (1, 4), "sampling": SHORT}
+    found = steered_starts(engine, score, QUESTIONS, {3: 2.0, 5: 4.0}, **settings)
+    assert len(found) == 40
+    assert set(found.loc[found["is_derailed"], "question"]) == {"How do you boil rice?"}
     assert set(zip(found["latent"], found["strength"], strict=True)) == {(3, 2.0), (5, 4.0)}
-    assert found["drift"].str.strip().ne("").all()
+    assert found.loc[found["is_derailed"], "drift"].str.strip().ne("").all()
 
 
 def test_a_pasted_drift_begins_the_answer_to_another_question(answers):
-    found = pasted_drifts(answers, n=30)
+    found = pasted_drifts(answers, n=30, n_words=(1, 6))
     assert len(found) == 30
     assert all(question not in drift for question, drift in found.itertuples(index=False))
     assert all(any(text.startswith(drift) for text in answers["response"]) for drift in found["drift"])
@@ -97,7 +100,7 @@ def test_an_answer_that_was_cut_off_teaches_no_end(drifts, answers):
 def test_steering_stays_with_a_real_drift_and_not_with_a_pasted_one(drifts, answers):
     real = make_corrections(drifts, answers, ["No."])
     assert [(e.latent, e.strength) for e in real] == [(i, 60.0 + i) for i in range(40)]
-    pasted = make_corrections(pasted_drifts(answers, n=5), answers, ["No."])
+    pasted = make_corrections(pasted_drifts(answers, n=5, n_words=(1, 6)), answers, ["No."])
     assert {(e.kind, e.latent, e.strength) for e in pasted} == {("pasted", None, 0.0)}
 
 
@@ -121,6 +124,18 @@ def test_a_share_that_is_none_is_refused(share):
         mix([], [], share=share, n=4)
 
 
+def test_a_share_so_small_that_no_correction_is_left_is_refused():
+    with pytest.raises(ValueError, match="a mix of 4 at share 0.1 holds no correction; raise"):
+        mix([], [], share=0.1, n=4)
+
+
 def test_a_mix_without_corrections_to_draw_from_is_refused(answers):
     with pytest.raises(ValueError, match="needs 6 corrections, and there are 0"):
         mix([], normal_examples(answers), share=0.5, n=12)
+
+
+def test_an_answer_that_is_shortened_does_not_teach_the_end_of_a_turn():
+    answers = pd.DataFrame({"response": ["One two three.", "a b. " * 30, "One two."], "ends": [True, True, False]})
+    short = shortened(answers, 4)
+    assert short["response"].tolist() == ["One two three.", "a b. a b. a b.", "One two."]
+    assert short["ends"].tolist() == [True, False, False]

@@ -15,6 +15,7 @@ from esr_utils.detection import JUDGE, MAIN_LEVEL, READER, SECOND_JUDGE, Detecti
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judging import Attempt, Case, Verdict
 from esr_utils.metrics import LOST, flow
+from esr_utils.models import CATALOGUE
 from esr_utils.tests.conftest import tiny_pair
 
 SCALE = replace(
@@ -133,7 +134,7 @@ def measured(request, tmp_path_factory) -> tuple[Detection, Workshop]:
     patch = pytest.MonkeyPatch()
     request.addfinalizer(patch.undo)  # noqa: PT021 - the import hook of jaxtyping keeps yield fixtures from running
     workshop = Workshop(tmp_path_factory.mktemp("detection")).patch(patch)
-    return a_detection().measure(), workshop
+    return a_detection().measure().check_methods(), workshop
 
 
 def a_detection(subject: str = READER, **changes: object) -> Detection:
@@ -169,16 +170,23 @@ def test_a_reader_that_is_also_the_subject_is_loaded_once(measured):
     assert measured[1].loaded == [READER, JUDGE, SECOND_JUDGE]
 
 
-def test_another_subject_is_read_by_the_reader(workshop):
+def test_another_subject_is_read_by_the_reader(workshop, monkeypatch):
+    monkeypatch.setitem(CATALOGUE, "other", replace(CATALOGUE[READER], name="other"))
     a_detection("other").calibration()
     assert workshop.loaded.count("other") == workshop.loaded.count(READER) == 1
+
+
+def test_a_fine_tuned_subject_is_steered_along_the_latents_of_its_base(workshop):
+    tuned = next(entry for entry in CATALOGUE.values() if entry.base == READER)
+    assert a_detection(tuned.name).latents().index.tolist() == a_detection().latents().index.tolist()
+    assert tuned.name not in workshop.loaded
 
 
 def test_measuring_again_loads_nothing_and_changes_nothing(measured):
     detected, workshop = measured
     files = {path.name: path.read_bytes() for path in detected.run.folder.iterdir()}
     before, workshop.loaded[:] = list(workshop.loaded), []
-    again = a_detection().measure()
+    again = a_detection().measure().check_methods()
     loaded, workshop.loaded[:] = list(workshop.loaded), before
     assert loaded == []
     assert {path.name: path.read_bytes() for path in again.run.folder.iterdir()} == files

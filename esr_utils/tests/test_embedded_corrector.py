@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from esr_utils import metrics
-from esr_utils.config import FINE_TUNING, ROOT, results_dir
-from esr_utils.embedded_corrector import BASE, CORRECTOR, SETTINGS, _shortened, examples
-from esr_utils.inducing import FineTuning
+from esr_utils.config import ROOT, results_dir
+from esr_utils.embedded_corrector import BASE, CORRECTOR, examples, settings, sweep
 from esr_utils.models import CATALOGUE
 from esr_utils.records import digest
 from esr_utils.wheels import sha256
@@ -25,13 +24,12 @@ def trials() -> pd.DataFrame:
 
 
 def test_the_adapter_is_the_one_that_was_measured():
-    settings = json.loads((FOLDER / "run.json").read_text())["settings"]
-    assert settings["adapter_sha256"] == sha256(ADAPTER / "adapter_model.safetensors")
+    measured = json.loads((FOLDER / "run.json").read_text())["settings"]
+    assert measured["adapter_sha256"] == sha256(ADAPTER / "adapter_model.safetensors")
     record = json.loads((ADAPTER / "training.json").read_text())
     assert record["base"] == BASE
-    assert record["settings"]["rank"] == SETTINGS.rank
-    assert len(record["losses"]) == 226
-    source = FineTuning(BASE, "standard", FINE_TUNING["standard"])  # its committed run opens with today's settings
+    source = sweep()  # its committed run opens with today's settings
+    assert record["settings"] == asdict(settings())
     assert record["examples_sha256"] == digest([asdict(example) for example in examples(source)])
 
 
@@ -64,10 +62,3 @@ def test_the_readme_tells_improvement_and_perplexity_as_measured(trials):
         assert f"{rate:.0%} [{low:.0%}, {high:.0%}] " in readme
     perplexity = pd.read_csv(FOLDER / "perplexity.csv")["perplexity"]
     assert {f"(perplexity {value:.2f} both)" in readme for value in perplexity} == {True}
-
-
-def test_an_answer_that_is_shortened_does_not_teach_the_end_of_a_turn():
-    answers = pd.DataFrame({"response": ["One two three.", "a b. " * 30, "One two."], "ends": [True, True, False]})
-    short = _shortened(answers, 4)
-    assert short["response"].tolist() == ["One two three.", "a b. a b. a b.", "One two."]
-    assert short["ends"].tolist() == [True, False, False]

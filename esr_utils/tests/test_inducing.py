@@ -19,18 +19,17 @@ TINY = replace(
     n_seeds=1,
     n_examples=4,
     n_answers=2,
+    control_share=0.5,
     n_drift_latents=4,
     n_drifts=4,
     drift_strengths=(3.0, 5.0),
+    drift_words=(1, 4),
     rank=2,
     n_passes=1,
     batch_size=2,
     n_latents=2,
     n_questions=2,
-    n_steps=1,
-    n_samples=1,
-    n_verify=1,
-    n_recalibrated=1,
+    probed=(1.0, 2.0),
     max_new_tokens=6,
 )
 QUESTIONS = ASKED | {"fine_tuning": [f"Training question {i}?" for i in range(4)]}
@@ -70,7 +69,20 @@ def test_every_arm_is_measured_unsteered_and_at_both_strengths(measured):
     counts = trials.groupby(["subject", "condition"]).size().unstack(fill_value=0)
     assert counts.loc[BASE].to_dict() == {"baseline": 4, "fixed": 4, "recalibrated": 0}
     for arm in measured.arms():
-        assert counts.loc[arm.name].to_dict() == {"baseline": 4, "fixed": 4, "recalibrated": 2}
+        assert counts.loc[arm.name].to_dict() == {"baseline": 4, "fixed": 4, "recalibrated": 4}
+
+
+def test_the_recalibrated_level_is_one_for_all_latents_and_within_what_was_probed(measured):
+    levels = measured.trials().query("condition == 'recalibrated'").groupby("subject")["level"].unique()
+    for name, (level,) in levels.items():
+        assert level == measured.recalibrated_level(name)
+        assert TINY.probed[0] <= level <= TINY.probed[-1]
+
+
+def test_probes_ask_calibration_questions_and_are_counted_nowhere(measured):
+    probes = measured.probe_plan("normal-seed0")
+    assert {plan.question for plan in probes} <= set(QUESTIONS["calibration"])
+    assert not {plan.id for plan in probes} & set(measured.trials()["trial_id"])
 
 
 def test_arms_share_latents_questions_seeds_and_the_fixed_strengths(measured):
@@ -117,10 +129,9 @@ def test_measuring_again_changes_nothing_and_loads_nothing(measured, monkeypatch
     assert {path: path.read_bytes() for path in again.run.folder.iterdir()} == before
 
 
-def test_an_arm_that_is_not_measured_is_told(tmp_path, monkeypatch):
+def test_an_arm_that_is_not_probed_has_no_level_yet(tmp_path, monkeypatch):
     patched(tmp_path, monkeypatch)
-    with pytest.raises(RuntimeError, match="normal-seed0 is not calibrated again yet; call measure"):
-        FineTuning("smollm2-135m", "quick", TINY).recalibration("normal-seed0")
+    assert pd.isna(FineTuning("smollm2-135m", "quick", TINY).recalibrated_level("normal-seed0"))
 
 
 def test_latents_near_an_evaluated_one_are_left_out():

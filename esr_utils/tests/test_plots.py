@@ -8,6 +8,7 @@ import pytest
 
 from esr_utils import plots
 from esr_utils.config import figures_dir, results_dir
+from esr_utils.plots import style
 
 
 def folder_of(name: str):
@@ -17,7 +18,7 @@ def folder_of(name: str):
 @pytest.fixture
 def figures(tmp_path, monkeypatch):
     """Figures of this test go to a folder of its own."""
-    monkeypatch.setattr(plots, "figures_dir", lambda scale: tmp_path)
+    monkeypatch.setattr(style, "figures_dir", lambda scale: tmp_path)
     plots.use_style()
     return tmp_path
 

@@ -34,7 +34,7 @@ def test_published_rates_are_those_of_the_file():
 
 
 def test_levels_hold_the_mean_score_and_every_rate(trials):
-    table = summaries.level_table(trials).set_index(["level", "quantity"])
+    table = summaries.scores_and_rates(trials, ["subject", "level"]).set_index(["level", "quantity"])
     mean = trials.loc[trials["level"] == 1.0, "first_score"].mean()
     assert table.loc[(1.0, "first_score"), "value"] == pytest.approx(mean)
     assert table.loc[(0.0, "multi_attempt"), "n"] == (trials["level"] == 0.0).sum()

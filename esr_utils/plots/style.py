@@ -1,0 +1,38 @@
+"""How every figure looks, and how it is kept: a picture with its csv."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from esr_utils.config import figures_dir
+
+COLUMN_INCHES = 3.4  # width of a column in print
+QUANTITY_NAMES = {
+    "multi_attempt": "several attempts",
+    "esr": "ESR",
+    "minimum_gain_esr": "ESR, gain of 20 or more",
+    "recovery": "whole response recovers",
+}
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#767676"  # told apart by colour-blind readers too
+
+
+def use_style() -> None:
+    """White ground, thin lines, text that can be read at column width."""
+    sns.set_theme(context="paper", style="ticks", palette=[BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9"])
+    plt.rcParams.update(
+        {"figure.dpi": 110, "savefig.dpi": 220, "axes.titlesize": 9, "axes.labelsize": 9, "legend.frameon": False}
+    )
+
+
+def save_figure(figure: Figure, data: pd.DataFrame, name: str, *, scale: str = "standard") -> Path:
+    """Write ``<name>.png`` and ``<name>.csv`` (the numbers that were drawn); returns the picture's path."""
+    folder = figures_dir(scale)
+    folder.mkdir(parents=True, exist_ok=True)
+    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    path = folder / f"{name}.png"
+    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)  # a notebook would draw it a second time
+    return path
