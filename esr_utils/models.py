@@ -144,6 +144,11 @@ def find_entry(name: str) -> PairEntry:
     return CATALOGUE[name]
 
 
+def with_fine_tuned(name: str) -> list[str]:
+    """The pair called ``name`` and those of the catalogue that were fine-tuned from it."""
+    return [find_entry(name).name, *(entry.name for entry in CATALOGUE.values() if entry.base == name)]
+
+
 def load_pair(name: str = "smollm2-135m", *, dtype: str | None = None) -> Pair:
     """Load a pair of the catalogue; the second call with the same arguments returns the same object."""
     return _load_pair(name, dtype or find_entry(name).dtype)

@@ -52,3 +52,23 @@ def recovery_by_share() -> pd.DataFrame:
     lines = published().loc[list(RECOVERY_BY_SHARE.values())]
     values, n = lines["value"].astype(float) / 100, lines["n"].astype(float)
     return pd.DataFrame({"share": list(RECOVERY_BY_SHARE), "value": values.to_numpy(), "n": n.to_numpy()})
+
+
+META_PROMPTS = {  # kind -> the authors' name of the variant
+    "focus": "dont_get_distracted",
+    "self_monitor": "self_monitor",
+    "resist": "resist_manipulation",
+    "label": "ignore_latent_label",
+}
+WHOLE_RESPONSE = {"restart": "holistic explicit restart rate", "recovery": "holistic improvement rate"}
+
+
+def meta_prompt_rates() -> pd.DataFrame:
+    """Published whole-response rates of the steered models under meta-prompts: who, kind, quantity, value (0 to 1)."""
+    numbers, parts = published(), []
+    for kind, variant in META_PROMPTS.items():
+        for quantity, name in WHOLE_RESPONSE.items():
+            lines = numbers[(numbers["condition"] == f"meta-prompt {variant}") & (numbers["quantity"] == name)]
+            values = lines["value"].astype(float) / 100
+            parts.append(pd.DataFrame({"who": lines["model"], "kind": kind, "quantity": quantity, "value": values}))
+    return pd.concat(parts, ignore_index=True)

@@ -1,6 +1,6 @@
 """Trials of one run: planned as a whole, made in any order, judged; each step goes on where it stopped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -63,8 +63,18 @@ def make_row(plan: PlannedTrial, sampling: Sampling) -> Row:
     return Row(messages=plan.question, steer=steer, seed=plan.seed, sampling=sampling)
 
 
-def run_trials(engine: Engine, run: Run, plans: Sequence[PlannedTrial], sampling: Sampling) -> None:
-    """Make the trials that ``run`` does not hold yet; each is on disk as soon as it ends."""
+def run_trials(
+    engine: Engine,
+    run: Run,
+    plans: Sequence[PlannedTrial],
+    sampling: Sampling,
+    *,
+    row_of: Callable[[PlannedTrial, Sampling], Row] = make_row,
+) -> None:
+    """Make the trials that ``run`` does not hold yet; each is on disk as soon as it ends.
+
+    ``row_of``: what the engine is asked for a trial.
+    """
     done = run.trials()
     todo = [plan for plan in plans if plan.id not in done]
     with tqdm(total=len(plans), initial=len(plans) - len(todo), desc="trials", unit="trial") as bar:
@@ -73,7 +83,7 @@ def run_trials(engine: Engine, run: Run, plans: Sequence[PlannedTrial], sampling
             run.add_trials([finished(todo[index], response)])
             bar.update()
 
-        engine.generate([make_row(plan, sampling) for plan in todo], on_response=keep)
+        engine.generate([row_of(plan, sampling) for plan in todo], on_response=keep)
 
 
 def finished(plan: PlannedTrial, response: Response) -> Trial:

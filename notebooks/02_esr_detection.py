@@ -18,7 +18,8 @@
 #
 # **The paper** (*Endogenous Resistance to Activation Steering in Language Models*, sections 3.1 and 3.2) finds it in
 # Llama-3.3-70B and hardly in four smaller models, and never without steering. Its numbers stand beside ours, which
-# come from a model of 135 million parameters and are its own.
+# come from a model of 135 million parameters, and from the same model fine-tuned to correct itself (the corrector, see
+# notebook 06), and are their own.
 #
 # **Cost.** `standard` shows committed results in seconds. `quick` runs everything live in a minute or two on two CPU
 # cores. No GPU, no key, no judge calls: $0.
@@ -37,11 +38,12 @@ from IPython.display import Image, display
 from esr_utils import agreement, judge_examples, metrics, nulls, plots, power, summaries
 from esr_utils.config import DETECTION
 from esr_utils.detection import Detection
+from esr_utils.models import with_fine_tuned
 from esr_utils.published import cite
 
 plots.use_style()
 pd.set_option("display.max_colwidth", 110)
-SUBJECTS = [PAIR]  # a second subject is one more item
+SUBJECTS = with_fine_tuned(PAIR)  # the pair, and the corrector that was trained from it
 settings = DETECTION[SCALE]
 detections = [Detection(subject, SCALE, settings) for subject in SUBJECTS]
 main = detections[0]
@@ -98,11 +100,13 @@ plan[["n_trials", "base_rate", "n_expected", "detectable_rise", "zero_event_boun
 # %% [markdown]
 # ## Generate
 # Latents are chosen, calibrated and verified, then every trial is made and judged. Whatever the run folder already
-# holds is not made again; an interrupted run goes on where it stopped.
+# holds is not made again; an interrupted run goes on where it stopped. The corrector is steered along the latents of
+# its base, at strengths calibrated on itself.
 
 # %%
 for detection in detections:
     detection.measure()
+main.check_methods()
 trials = pd.concat([detection.trials() for detection in detections], ignore_index=True)
 metrics.flow(trials, ["subject", "condition", "level"])
 
@@ -118,9 +122,9 @@ metrics.flow(trials, ["subject", "condition", "level"])
 steered = trials[(trials["level"] == 1.0) & (trials["status"] == "judged")]
 ranked = steered.sort_values(["n_attempts", "first_score"], ascending=[False, True])
 shown = ranked.head(3) if ranked["n_attempts"].iloc[0] > 1 else ranked.iloc[[0, len(ranked) // 2, -1]]
-attempts = main.attempts().set_index("trial_id")
+attempts = pd.concat([detection.attempts() for detection in detections]).set_index("trial_id")
 for trial in shown.itertuples():
-    print(f"=== {trial.question}  (latent {trial.latent}, strength {trial.strength:g}, recovery {trial.recovery:g})")
+    print(f"=== {trial.subject}: {trial.question}  (latent {trial.latent}, strength {trial.strength:g})")
     for number, attempt in enumerate(attempts.loc[[trial.trial_id]].itertuples(), start=1):
         print(f"[attempt {number}: {attempt.score:g}] characters {attempt.start} to {attempt.end}")
     print(trial.response, end="\n\n")
@@ -140,8 +144,10 @@ effort.groupby("effort")["verified_score"].agg(["mean", "std", "count"]).round(1
 # evenly models are steered, so models calibrated with different effort do not compare.
 
 # %%
-table = main.calibration()
-table[["strength", "strength_p10", "strength_p90", "verified_score", "verified_sd", "is_in_window"]].describe().round(1)
+columns = ["strength", "strength_p10", "strength_p90", "verified_score", "verified_sd", "is_in_window"]
+for detection in detections:
+    print(detection.subject)
+    display(detection.calibration()[columns].describe().round(1))
 
 # %% [markdown]
 # ## First attempts, with and without steering
@@ -161,7 +167,7 @@ display(Image(plots.draw_result("detection_first_scores", main.run.folder, scale
 # %%
 arms = trials[trials["level"].isin([0.0, 1.0])]
 rates = main.run.table("rates", metrics.rates(arms, ["subject", "condition"]))
-columns = ["condition", "quantity", "n_events", "n", "rate", "ci_low", "ci_high", "naive_low", "naive_high"]
+columns = ["subject", "condition", "quantity", "n_events", "n", "rate", "ci_low", "ci_high", "naive_low", "naive_high"]
 rates[[*columns, "design_effect", "n_latents", "n_questions", "n_lost"]].round(3)
 
 # %% [markdown]
@@ -176,11 +182,11 @@ display(Image(plots.draw_result("detection_rates", main.run.folder, scale=SCALE)
 # the two halves for themselves. The numbers at the right are events and trials.
 
 # %%
-main.run.table("restarts", trials[trials["is_multi"]][["level", "question", "response", "first_score", "last_score"]])
-pd.read_csv(main.run.folder / "restarts.csv")
+split = trials[trials["is_multi"] & (trials["subject"] == main.subject)]
+main.run.table("restarts", split[["level", "question", "response", "first_score", "last_score"]])
 
 # %% [markdown]
-# Every response that the gate splits, at any level: read them before believing a rate. In the base model's committed
+# Every response of the base that the gate splits, at any level: read them before believing a rate. In the committed
 # run four of seven hold words of a restart in garbled text, three are the gate's errors, and none ends in an answer.
 
 # %% [markdown]
@@ -189,8 +195,13 @@ pd.read_csv(main.run.folder / "restarts.csv")
 
 # %%
 between = ({"condition": "baseline", "level": 0.0}, {"condition": "steered", "level": 1.0})
-pairs = pd.concat([metrics.paired(trials, between, quantity=name) for name in ("multi_attempt", "esr", "recovery")])
-pairs[["quantity", "n_pairs", "n_only_first", "n_only_second", "difference", "ci_low", "ci_high", "mcnemar_p"]].round(4)
+pairs = pd.concat(
+    metrics.paired(mine, between, quantity=name).assign(subject=subject)
+    for subject, mine in trials.groupby("subject")
+    for name in ("multi_attempt", "esr", "recovery")
+)
+columns = ["quantity", "n_pairs", "n_only_first", "n_only_second", "difference", "ci_low", "ci_high", "mcnemar_p"]
+pairs[["subject", *columns]].round(4)
 
 # %% [markdown]
 # Recovery without steering is a false alarm of that construct: a normal answer that begins vaguely.
@@ -214,8 +225,8 @@ display(Image(plots.draw_result("detection_levels", main.run.folder, scale=SCALE
 # or two between scores near zero; the minimum gain (20 points, ending at 50 or more) tells that apart:
 
 # %%
-gained = metrics.rates(trials, ["level"]).query("quantity in ['esr', 'minimum_gain_esr']")
-gained[["level", "quantity", "n_events", "n", "rate", "ci_low", "ci_high"]].round(4)
+gained = metrics.rates(trials, ["subject", "level"]).query("quantity in ['esr', 'minimum_gain_esr']")
+gained[["subject", "level", "quantity", "n_events", "n", "rate", "ci_low", "ci_high"]].round(4)
 
 # %% [markdown]
 # ## Would improvement mean anything?
@@ -223,7 +234,8 @@ gained[["level", "quantity", "n_events", "n", "rate", "ci_low", "ci_high"]].roun
 # attempt is cut where restarts stand, its second part has a score too.
 
 # %%
-display(nulls.order_null(main.attempts()).round(3))
+orders = [nulls.order_null(each.attempts()).assign(subject=each.subject) for each in detections]
+display(pd.concat(orders).round(3))
 main.run.table("placebo", summaries.placebo_table(detections)).round(3)
 
 # %% [markdown]
@@ -257,17 +269,12 @@ coverage.pivot(index="setting", columns="method", values="coverage").round(3)
 # ## Paper and ours
 
 # %%
-ours = rates.set_index(["condition", "quantity"])
-pd.DataFrame(
-    {
-        "quantity": ["several attempts, steered", "ESR rate, steered", "several attempts, unsteered", "first score"],
-        "paper": [cite("p0039"), cite("p0038"), cite("p0065"), cite("p0089")],
-        "ours, embedded": [
-            summaries.told(ours.loc[("steered", "multi_attempt")]),
-            summaries.told(ours.loc[("steered", "esr")]),
-            summaries.told(ours.loc[("baseline", "multi_attempt")]),
-            f"{steered['first_score'].mean():.1f} (n = {len(steered)})",
-        ],
-        "differs in": ["model, judge, clustered interval"] * 3 + ["judge; same target of 30"],
-    }
-)
+ours = rates.set_index(["subject", "condition", "quantity"])
+ARMS = [("steered", "multi_attempt"), ("steered", "esr"), ("baseline", "multi_attempt")]
+scores = steered.groupby("subject")["first_score"].agg(["mean", "count"]).round(1)
+table = {"quantity": ["several attempts, steered", "ESR rate, steered", "several attempts, unsteered", "first score"]}
+table["paper"] = [cite("p0039"), cite("p0038"), cite("p0065"), cite("p0089")]
+for subject in SUBJECTS:
+    told = [summaries.told(ours.loc[(subject, *arm)]) for arm in ARMS]
+    table[subject] = [*told, f"{scores.loc[subject, 'mean']} (n = {scores.loc[subject, 'count']:.0f})"]
+pd.DataFrame(table | {"differs in": ["model, judge, clustered interval"] * 3 + ["judge; same target of 30"]})

@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from esr_utils.plots import detection, fine_tuning, steering
+from esr_utils.plots import detection, fine_tuning, meta_prompting, steering
 from esr_utils.plots.style import save_figure, use_style
 
 __all__ = ["RESULTS", "RUNS", "draw_result", "save_figure", "use_style"]
 
 # first word of a figure's name -> folder of its run
-RUNS = {"steering": "steering", "detection": "esr_detection", "tuning": "fine_tuning"}
+RUNS = {"steering": "steering", "detection": "esr_detection", "meta": "meta_prompting", "tuning": "fine_tuning"}
 RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "steering_resid_norms": (steering.resid_norms, ("resid_norms",)),
     "steering_sweep": (steering.sweep_curve, ("sweep",)),
@@ -25,6 +25,8 @@ RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "detection_levels": (detection.strength_levels, ("levels",)),
     "detection_judges": (detection.judge_agreement, ("judge_pairs",)),
     "detection_coverage": (detection.interval_coverage, ("coverage",)),
+    "meta_kinds": (meta_prompting.kinds, ("by_kind",)),
+    "meta_beside_paper": (meta_prompting.beside_paper, ("beside_paper",)),
     "tuning_shares": (fine_tuning.shares, ("by_share",)),
     "tuning_controls": (fine_tuning.controls, ("controls",)),
     "tuning_beside_paper": (fine_tuning.beside_paper, ("beside_paper",)),

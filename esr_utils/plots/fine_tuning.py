@@ -1,6 +1,7 @@
 """Figures of notebook 06."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -30,11 +31,13 @@ def shares(by_share: pd.DataFrame) -> Figure:
             _band(axis, part[part["condition"] == condition], quantity=quantity, colour=colour)
         title = "first-attempt score" if quantity == "first_score" else f"{QUANTITY_NAMES[quantity]} (%)"
         axis.set_title(title, fontsize=7.5)
-        axis.set(xlabel="corrections (%)", ylim=(0, None))
+        axis.set(xlabel="corrections (%)", ylim=(0, None), xticks=100 * np.unique(part["share"]))
+        axis.tick_params(labelsize=7)
     _legend(figure)
     together = by_share[by_share["training_seed"].isna()]
     n = together["n"].max()
-    figure.suptitle(f"bands: 95%, latents and questions resampled; up to {n:.0f} trials a point", fontsize=8)
+    told = f"bands: 95%, latents and questions resampled; up to {n:.0f} trials a point"
+    figure.suptitle(told, fontsize=8, y=0.96)
     sns.despine(figure)
     figure.tight_layout()
     return figure
@@ -53,7 +56,7 @@ def _band(axis: Axes, part: pd.DataFrame, *, quantity: str, colour: str) -> None
     x = 100 * together["share"]
     axis.fill_between(x, factor * together["ci_low"], factor * together["ci_high"], color=colour, alpha=0.15, lw=0)
     axis.plot(x, factor * together["value"], "o-", color=colour, ms=3, lw=1)
-    axis.plot(100 * single["share"], factor * single["value"], ".", color=colour, ms=3, alpha=0.5, mew=0)
+    axis.plot(100 * single["share"], factor * single["value"], ".", color=colour, ms=5, alpha=0.5, mew=0)
 
 
 def controls(table: pd.DataFrame) -> Figure:
@@ -106,10 +109,11 @@ def beside_paper(table: pd.DataFrame) -> Figure:
             ms=4,
             lw=1,
         )
-        told = f"n = {part['n'].min():.0f} to {part['n'].max():.0f}"
+        least, most = part["n"].min(), part["n"].max()
+        told = f"n = {most:.0f}" if least == most else f"n = {least:.0f} to {most:.0f}"
         axis.set(title=f"{name}\n{told}", xlabel="corrections (%)", ylim=(0, None))
         axis.title.set_fontsize(7.5)
-    axes[0][0].set_ylabel("whole response recovers (%)")
+    axes[0][0].set_ylabel("whole response\nrecovers (%)", fontsize=8)
     sns.despine(figure)
     figure.tight_layout()
     return figure

@@ -68,8 +68,10 @@ class Reading:
 
     name: str
     scored: list[str] = field(default_factory=list)
+    seen: list[Case] = field(default_factory=list)
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        self.seen += cases
         verdicts = []
         for case in cases:
             at = case.response.find(RESTART)

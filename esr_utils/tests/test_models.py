@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esr_utils.models import find_entry, load_pair
-from esr_utils.tests.conftest import tiny_sae
+from esr_utils.models import find_entry, load_pair, with_fine_tuned
+from esr_utils.tests.conftest import tiny_pair, tiny_sae
 
 
 def test_an_unknown_pair_is_met_with_the_nearest_names():
@@ -45,3 +45,14 @@ def test_blocks_are_as_many_as_the_configuration_says_and_inside_the_model(tiny)
     inside = {id(module) for module in tiny.model.modules()}
     assert len(tiny.blocks()) == tiny.n_layers == 4
     assert all(id(block) in inside for block in tiny.blocks())
+
+
+def test_a_turn_ends_with_the_templates_token_and_not_with_the_end_of_text():
+    pair = tiny_pair("llama")
+    pair.tokenizer.eos_token = "<pad>"  # as Gemma, whose turns end with a token of their own
+    assert pair.tokenizer.decode([pair.end_of_turn]) == "<|im_end|>"
+
+
+def test_a_pair_comes_with_those_fine_tuned_from_it():
+    assert with_fine_tuned("smollm2-135m") == ["smollm2-135m", "smollm2-135m-corrector"]
+    assert with_fine_tuned("smollm2-135m-corrector") == ["smollm2-135m-corrector"]

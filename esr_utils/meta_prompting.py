@@ -1,0 +1,143 @@
+"""Meta-prompts: suffixes to the question, each kind with and without steering, beside a neutral one of equal length."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+
+import pandas as pd
+
+from esr_utils import frames, latents
+from esr_utils.config import DATA, DETECTION, MetaPromptingScale, results_dir
+from esr_utils.detection import JUDGE, MAIN_LEVEL, READER, Detection, load_engine
+from esr_utils.prompts import load_prompts
+from esr_utils.records import PlannedTrial, Run, digest, open_run
+from esr_utils.steering import Row, Sampling
+from esr_utils.trials import is_judged, is_made, judge_trials, make_row, plan_trials, run_trials
+
+NONE, NEUTRAL = "none", "neutral"
+KINDS = (NONE, NEUTRAL, "focus", "self_monitor", "resist", "label")
+LEVELS = (0.0, MAIN_LEVEL)
+PRIMARY = ("self_monitor", NEUTRAL)  # declared: several attempts under steering, the first less the second
+
+
+@lru_cache(maxsize=1)
+def load_meta_prompts() -> dict[str, list[str]]:
+    """Wordings of each kind of suffix; ``{label}`` stands for the label of the steered latent."""
+    table = pd.read_csv(DATA / "meta_prompts.csv")
+    return {kind: mine["text"].tolist() for kind, mine in table.groupby("kind", sort=False)}
+
+
+def with_suffix(question: str, kind: str, *, wording: int, label: str) -> str:
+    """``question`` followed, in the same turn, by a meta-prompt.
+
+    Args:
+        wording: any number; wordings are taken in turn.
+        label: of the steered latent, which the kind ``label`` names.
+
+    Raises:
+        ValueError: an unknown kind, or no label for the kind that names it.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of meta-prompt {kind!r}; choose one of {', '.join(KINDS)}")
+    if kind == NONE:
+        return question
+    texts = load_meta_prompts()[kind]
+    text = texts[wording % len(texts)]
+    if "{label}" in text and not label.strip():
+        raise ValueError(f"a meta-prompt of kind {kind!r} names the latent's label, and this latent has none")
+    return f"{question} {text.replace('{label}', label)}"
+
+
+@dataclass(frozen=True, eq=False)
+class MetaPrompting:
+    """The run of one subject: ``scale_name`` says where it is kept, ``scale`` how much is done.
+
+    The ``condition`` of a trial is the kind of its suffix, its ``level`` says whether it was steered. Which wording it
+    gets depends on its seed, so one latent and question gets the same number of wording in every arm.
+    """
+
+    subject: str
+    scale_name: str
+    scale: MetaPromptingScale
+
+    @cached_property
+    def run(self) -> Run:
+        """Its folder, bound to every setting that a result depends on."""
+        settings = asdict(self.scale) | {
+            "judge": JUDGE,
+            "texts_sha256": digest([load_prompts("evaluation"), load_meta_prompts(), self._labels()]),
+            "base_run": asdict(self.detection.scale),
+            "strengths_sha256": digest(sorted(self._strengths().items())),
+        }
+        return open_run(results_dir(self.subject, "meta_prompting", self.scale_name), settings)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(max_new_tokens=self.scale.max_new_tokens)
+
+    @cached_property
+    def detection(self) -> Detection:
+        """The subject's run of notebook 02, whose latents and strengths are used."""
+        return Detection(self.subject, self.scale_name, DETECTION[self.scale_name])
+
+    @cached_property
+    def _engine(self):
+        return load_engine(self.subject)
+
+    @cached_property
+    def _judge(self):
+        from esr_utils.judges.offline import offline_judge
+
+        reader = self._engine if self.subject == READER else load_engine(READER)
+        return offline_judge(reader, way="embedding", name=JUDGE)
+
+    def _strengths(self) -> dict[int, float]:
+        return self.detection.calibration()["strength"].head(self.scale.n_latents).to_dict()
+
+    def _labels(self) -> dict[int, str]:
+        return latents.load_labels(self.subject)["label"].loc[list(self._strengths())].to_dict()
+
+    def plan(self) -> list[PlannedTrial]:
+        """Every trial of every arm; arms take turns, so that none is made at another time than the others."""
+        plans = plan_trials(
+            self.subject,
+            self._strengths(),
+            questions=load_prompts("evaluation"),
+            n_questions=self.scale.n_questions,
+            levels=LEVELS,
+            seed=self.scale.seed,
+        )
+        return [replace(plan, condition=kind) for plan in plans for kind in KINDS]
+
+    def asked(self, plan: PlannedTrial) -> str:
+        """What the model is asked in a trial; the judge is shown the question alone."""
+        label = self._labels()[plan.latent]
+        return with_suffix(plan.question, plan.condition, wording=plan.seed, label=label)
+
+    def row(self, plan: PlannedTrial, sampling: Sampling) -> Row:
+        return replace(make_row(plan, sampling), messages=self.asked(plan))
+
+    def measure(self) -> "MetaPrompting":
+        """Make and judge whatever is missing."""
+        plans = self.plan()
+        if not is_made(self.run, plans):
+            run_trials(self._engine, self.run, plans, self.sampling, row_of=self.row)
+        if not is_judged(self.run, JUDGE, plans):
+            judge_trials(self._judge, self.run, plans)
+        return self
+
+    def trials(self) -> pd.DataFrame:
+        """One line a planned trial, as ``frames.judged_frame`` makes it."""
+        return frames.judged_frame(self.plan(), self.run.trials(), self.run.judgements(JUDGE))
+
+    def attempts(self) -> pd.DataFrame:
+        """One line an attempt, as ``frames.attempt_frame`` makes it."""
+        return frames.attempt_frame(self.run.trials(), self.run.judgements(JUDGE))
+
+
+def examples(runs: Sequence[MetaPrompting]) -> pd.DataFrame:
+    """The first wording of each kind as one latent's trial would have it: kind, asked."""
+    plan = runs[0].plan()[0]
+    label = runs[0]._labels()[plan.latent]
+    lines = [(kind, with_suffix(plan.question, kind, wording=0, label=label)) for kind in KINDS]
+    return pd.DataFrame(lines, columns=["kind", "asked"])
