@@ -52,3 +52,16 @@ def test_no_question_of_a_split_means_the_same_as_one_in_another():
     assert near == []
     same, paraphrase = embed(["How do you bake a loaf of bread?", "Explain how to bake bread at home."])
     assert same @ paraphrase > 0.8
+
+
+def test_a_question_in_two_splits_is_told(tmp_path):
+    for split in SPLITS:
+        (tmp_path / f"{split}.txt").write_text(f"What is {split}?\n")
+    assert load_prompts("evaluation", folder=tmp_path) == ["What is evaluation?"]
+    with (tmp_path / "fine_tuning.txt").open("a") as file:
+        file.write("what is Evaluation\n")
+    sentence = "'what is Evaluation' stands in fine_tuning.txt and in evaluation.txt, .*; take it out of one of them"
+    with pytest.raises(ValueError, match=sentence):
+        load_prompts("fine_tuning", folder=tmp_path)
+    with pytest.raises(ValueError, match="'What is evaluation.' stands in evaluation.txt and in fine_tuning.txt"):
+        load_prompts("evaluation", folder=tmp_path)
