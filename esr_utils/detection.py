@@ -1,8 +1,4 @@
-"""One subject measured from end to end: latents chosen, strengths calibrated, trials made and judged.
-
-Every step reads what its run already holds and makes the rest, so a killed run goes on where it stopped, and the
-model is loaded only if something is missing.
-"""
+"""One subject measured from end to end: latents chosen, strengths calibrated, trials made and judged."""
 
 import re
 from dataclasses import asdict, dataclass, replace
@@ -11,41 +7,30 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from esr_utils import frames, latents
+from esr_utils import latents
 from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
-from esr_utils.config import DetectionScale, results_dir
+from esr_utils.config import DetectionScale
 from esr_utils.judging import first_scores
 from esr_utils.models import find_entry
 from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, digest, open_run
-from esr_utils.steering import Sampling
-from esr_utils.trials import is_judged, is_made, judge_trials, plan_trials, run_trials
+from esr_utils.records import PlannedTrial, Run, digest
+from esr_utils.study import JUDGE, MAIN_LEVEL, SECOND_JUDGE, Study
+from esr_utils.trials import plan_trials
 
-READER = "smollm2-135m"  # the offline judge reads with it, whoever answers
-JUDGE, SECOND_JUDGE = "offline", "offline-likelihood"
-MAIN_LEVEL = 1.0
 MIDDLE = 0.5  # share of the length at which placebo responses are split if no restart shows where
 
 
 @dataclass(frozen=True, eq=False)
-class Detection:
-    """The run of one subject: ``scale_name`` says where it is kept, ``scale`` how much is done."""
+class Detection(Study):
+    """Of notebook 02: how often a subject that is steered withdraws what it said, and returns."""
 
-    subject: str
-    scale_name: str
     scale: DetectionScale
 
     @cached_property
     def run(self) -> Run:
-        """Its folder, bound to every setting that a result depends on."""
         asked = digest([load_prompts("calibration"), load_prompts("evaluation")])
-        settings = asdict(self.scale) | {"search": asdict(self.search()), "judge": JUDGE, "questions_sha256": asked}
-        return open_run(results_dir(self.subject, "esr_detection", self.scale_name), settings)
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(max_new_tokens=self.scale.max_new_tokens)
+        return self._open("esr_detection", search=asdict(self.search()), questions_sha256=asked)
 
     def search(self, *, n_samples: int | None = None) -> CalibrationSettings:
         """Settings of the calibration; ``n_samples`` other than the scale's for a comparison."""
@@ -61,20 +46,6 @@ class Detection:
             seed=scale.seed,
         )
 
-    @cached_property
-    def _engine(self):
-        return load_engine(self.subject)
-
-    @cached_property
-    def _judges(self) -> dict:
-        from esr_utils.judges.offline import offline_judge
-
-        reader = self._engine if self.subject == READER else load_engine(READER)
-        return {
-            JUDGE: offline_judge(reader, way="embedding", name=JUDGE),
-            SECOND_JUDGE: offline_judge(reader, way="likelihood", name=SECOND_JUDGE),
-        }
-
     def latents(self) -> pd.DataFrame:
         """The latents steered: unrelated to every question asked, concrete, then drawn by seed. Indexed by latent.
 
@@ -86,7 +57,7 @@ class Detection:
         questions = load_prompts("calibration") + load_prompts("evaluation")
 
         def choose() -> pd.DataFrame:
-            filters = latents.filter_table(self._engine, labels, questions, self.sampling)
+            filters = latents.filter_table(self.engine, labels, questions, self.sampling)
             fit = labels.loc[latents.survivors(filters, "paper")]
             return pd.DataFrame({"latent": latents.sample_latents(fit, self.scale.n_latents, seed=self.scale.seed)})
 
@@ -100,8 +71,8 @@ class Detection:
         def make() -> pd.DataFrame:
             journal = self.run.journal(name.replace("calibration", "probes"), "latent", "stage", "seed")
             chosen, questions = self.latents().index.tolist(), load_prompts("calibration")
-            score = first_scores(self._judges[JUDGE])
-            return calibration_table(calibrate(self._engine, score, chosen, questions, search, journal=journal), search)
+            score = first_scores(self.judges[JUDGE])
+            return calibration_table(calibrate(self.engine, score, chosen, questions, search, journal=journal), search)
 
         return self.run.frame(name, make).set_index("latent", drop=False)
 
@@ -119,30 +90,19 @@ class Detection:
 
     def measure(self) -> "Detection":
         """Calibrate, make and judge whatever is missing, and the placebo."""
-        plans = self.plan()
-        if not is_made(self.run, plans):
-            run_trials(self._engine, self.run, plans, self.sampling)
-        self._judge(JUDGE, plans)
+        self.complete(self.plan())
         self.placebo_parts()
         return self
 
     def check_methods(self) -> "Detection":
         """What says how far the methods can be trusted: a calibration with less effort, and the second judge."""
         self.calibration(n_samples=1)
-        self._judge(SECOND_JUDGE, self._compared(self.plan()))
+        self.judge(SECOND_JUDGE, self._compared(self.plan()))
         return self
-
-    def _judge(self, name: str, plans: list[PlannedTrial]) -> None:
-        if not is_judged(self.run, name, plans):
-            judge_trials(self._judges[name], self.run, plans)
 
     def trials(self, judge: str = JUDGE) -> pd.DataFrame:
         """One line a planned trial, as ``frames.judged_frame`` makes it."""
-        return frames.judged_frame(self.plan(), self.run.trials(), self.run.judgements(judge))
-
-    def attempts(self) -> pd.DataFrame:
-        """One line an attempt, as ``frames.attempt_frame`` makes it."""
-        return frames.attempt_frame(self.run.trials(), self.run.judgements(JUDGE))
+        return self.judged(self.plan(), judge=judge)
 
     def placebo_parts(self) -> pd.DataFrame:
         """Both parts of single-attempt responses at the main level, split where real restarts stand, and their scores.
@@ -171,7 +131,7 @@ class Detection:
                 for index, part in enumerate(_split(trial.response, float(cut)))
             ]
             frame = pd.DataFrame(parts, columns=["trial_id", "index", "question", "text"])
-            scores = self._judges[JUDGE].scores(frame["question"].tolist(), frame["text"].tolist())
+            scores = self.judges[JUDGE].scores(frame["question"].tolist(), frame["text"].tolist())
             return frame[["trial_id", "index"]].assign(score=scores)
 
         return self.run.frame("placebo_parts", make)
@@ -192,14 +152,6 @@ class Detection:
             for part in of_level.values()
             for i in sorted(rng.choice(len(part), min(n, len(part)), replace=False))
         ]
-
-
-def load_engine(subject: str):
-    """The default engine on a pair of the catalogue."""
-    from esr_utils.engines.hf import HFEngine
-    from esr_utils.models import load_pair
-
-    return HFEngine(load_pair(subject))
 
 
 def _split(text: str, share: float) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from esr_utils.config import DETECTION, FINE_TUNING, results_dir
 from esr_utils.corrections import TrainingExample, unsteered_answers
-from esr_utils.detection import JUDGE, MAIN_LEVEL, Detection
+from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
 from esr_utils.fine_tuning import TrainingSettings, train
 from esr_utils.frames import judged_frame
@@ -21,6 +21,7 @@ from esr_utils.models import CATALOGUE, load_pair
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run, digest, open_run
 from esr_utils.steering import Row, Sampling
+from esr_utils.study import JUDGE, MAIN_LEVEL
 from esr_utils.trials import judge_trials, plan_trials, run_trials
 from esr_utils.wheels import sha256
 
@@ -90,7 +91,7 @@ def measure() -> Run:
         seed=base.scale.seed,
     )
     run_trials(engine, run, plans, base.sampling)
-    judge_trials(source.judge, run, plans)
+    judge_trials(source.judges[JUDGE], run, plans)
     own = judged_frame(plans, run.trials(), run.judgements(JUDGE))
     its_base = base.trials().query("level in @LEVELS")
     run.table("trials", pd.concat([its_base, own], ignore_index=True).drop(columns=["response"]))

@@ -13,20 +13,20 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from esr_utils import corrections, frames, latents
+from esr_utils import corrections, latents
 from esr_utils.calibration import level_at_target
-from esr_utils.config import DETECTION, ROOT, FineTuningScale, results_dir
+from esr_utils.config import DETECTION, ROOT, FineTuningScale
 from esr_utils.corrections import TrainingExample
-from esr_utils.detection import JUDGE, READER, Detection, load_engine
+from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
 from esr_utils.fine_tuning import TrainingSettings, encode, masked_text, train
 from esr_utils.judging import first_scores
 from esr_utils.models import Pair, adapted
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, digest, open_run
+from esr_utils.records import PlannedTrial, Run, digest
 from esr_utils.sae import SAE
-from esr_utils.steering import Sampling
-from esr_utils.trials import is_judged, is_made, judge_trials, plan_trials, run_trials
+from esr_utils.study import JUDGE, Study
+from esr_utils.trials import plan_trials
 
 NEAR = 0.3  # cosine above which two latents count as one subject
 PROBE = "probe"  # condition of the trials that find an arm's own strength; counted in no rate
@@ -51,45 +51,25 @@ BASE = "base"  # the arm that is not fine-tuned
 
 
 @dataclass(frozen=True, eq=False)
-class FineTuning:
-    """The sweep of one subject: ``scale_name`` says where it is kept, ``scale`` how much is done."""
+class FineTuning(Study):
+    """Of notebook 06: the sweep over fine-tunings of one subject."""
 
-    subject: str
-    scale_name: str
     scale: FineTuningScale
 
     @cached_property
     def run(self) -> Run:
-        """Its folder, bound to every setting that a result depends on."""
         prompts = [load_prompts(split) for split in ("fine_tuning", "evaluation", "calibration")]
-        settings = asdict(self.scale) | {
-            "judge": JUDGE,
-            "texts_sha256": digest([*prompts, corrections.load_restarts()]),
-            "base_run": asdict(self.detection.scale),
-            "strengths_sha256": digest(sorted(self._strengths().items())),
-        }
-        return open_run(results_dir(self.subject, "fine_tuning", self.scale_name), settings)
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(max_new_tokens=self.scale.max_new_tokens)
+        return self._open(
+            "fine_tuning",
+            texts_sha256=digest([*prompts, corrections.load_restarts()]),
+            base_run=asdict(self.detection.scale),
+            strengths_sha256=digest(sorted(self._strengths().items())),
+        )
 
     @cached_property
     def detection(self) -> Detection:
         """The run of notebook 02, whose latents and strengths are evaluated here."""
         return Detection(self.subject, self.scale_name, DETECTION[self.scale_name])
-
-    @cached_property
-    def engine(self) -> HFEngine:
-        return load_engine(self.subject)
-
-    @cached_property
-    def judge(self):
-        """The offline judge, read by the embedded model whatever is fine-tuned."""
-        from esr_utils.judges.offline import offline_judge
-
-        reader = self.engine if self.subject == READER else load_engine(READER)
-        return offline_judge(reader, way="embedding", name=JUDGE)
 
     def arms(self) -> list[Arm]:
         """Every share and, at one share, the controls; each with every seed."""
@@ -116,7 +96,7 @@ class FineTuning:
             n_tokens = min(3 * self.scale.drift_words[1], self.scale.max_new_tokens)
             return corrections.steered_starts(
                 self.engine,
-                first_scores(self.judge),
+                first_scores(self.judges[JUDGE]),
                 load_prompts("fine_tuning"),
                 self._drift_strengths(),
                 n_per_latent=self.scale.n_drifts,
@@ -206,7 +186,7 @@ class FineTuning:
         Differs from the paper, which calibrates every latent of every fine-tuned model again: one share for all latents
         takes a fraction of the responses, and leaves the latents' strengths relative to each other as they were.
         """
-        probes = self._judged(self.probe_plan(name))
+        probes = self.judged(self.probe_plan(name))
         if probes["first_score"].isna().all():
             return float("nan")
         return level_at_target(probes["level"], probes["first_score"], target=self.detection.search().target)
@@ -226,33 +206,20 @@ class FineTuning:
         todo = [arm for arm in self.arms() if not self._is_measured(arm.name)]
         for arm in todo:
             self.examples(arm)
-        if not self._is_measured(BASE):
-            self._measure(BASE, self.engine)
+        self.complete(self.plan(BASE))
         for arm in tqdm(todo, desc="arms"):
-            self._measure(arm.name, HFEngine(self.pair(arm)))
+            engine = HFEngine(self.pair(arm))
+            self.complete(self.probe_plan(arm.name), engine=engine)
+            self.complete(self.plan(arm.name), engine=engine)
         return self
 
-    def _measure(self, name: str, engine: HFEngine) -> None:
-        for make_plan in (self.probe_plan, self.plan) if name != BASE else (self.plan,):
-            plans = make_plan(name)
-            run_trials(engine, self.run, plans, self.sampling)
-            judge_trials(self.judge, self.run, plans)
-
     def _is_measured(self, name: str) -> bool:
-        if name != BASE and not self._is_complete(self.probe_plan(name)):
-            return False
-        return self._is_complete(self.plan(name))
-
-    def _is_complete(self, plans: Sequence[PlannedTrial]) -> bool:
-        return is_made(self.run, plans) and is_judged(self.run, JUDGE, plans)
-
-    def _judged(self, plans: Sequence[PlannedTrial]) -> pd.DataFrame:
-        return frames.judged_frame(plans, self.run.trials(), self.run.judgements(JUDGE))
+        return self.is_complete(self.probe_plan(name)) and self.is_complete(self.plan(name))
 
     def trials(self) -> pd.DataFrame:
         """One line a planned trial of every arm, with its ``share`` (NaN: base), ``source`` and ``training_seed``."""
         arms = {arm.name: arm for arm in self.arms()}
-        frame = self._judged([plan for name in (BASE, *arms) for plan in self.plan(name)])
+        frame = self.judged([plan for name in (BASE, *arms) for plan in self.plan(name)])
         its_arm = [arms.get(name) for name in frame["subject"]]
         return frame.assign(
             share=[arm.share if arm else np.nan for arm in its_arm],

@@ -6,13 +6,14 @@ from functools import cached_property, lru_cache
 
 import pandas as pd
 
-from esr_utils import frames, latents
-from esr_utils.config import DATA, DETECTION, MetaPromptingScale, results_dir
-from esr_utils.detection import JUDGE, MAIN_LEVEL, READER, Detection, load_engine
+from esr_utils import latents
+from esr_utils.config import DATA, DETECTION, MetaPromptingScale
+from esr_utils.detection import Detection
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, digest, open_run
+from esr_utils.records import PlannedTrial, Run, digest
 from esr_utils.steering import Row, Sampling
-from esr_utils.trials import is_judged, is_made, judge_trials, make_row, plan_trials, run_trials
+from esr_utils.study import MAIN_LEVEL, Study
+from esr_utils.trials import make_row, plan_trials
 
 NONE, NEUTRAL = "none", "neutral"
 KINDS = (NONE, NEUTRAL, "focus", "self_monitor", "resist", "label")
@@ -49,47 +50,28 @@ def with_suffix(question: str, kind: str, *, wording: int, label: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class MetaPrompting:
-    """The run of one subject: ``scale_name`` says where it is kept, ``scale`` how much is done.
+class MetaPrompting(Study):
+    """Of notebook 05: the same trials under each kind of suffix.
 
     The ``condition`` of a trial is the kind of its suffix, its ``level`` says whether it was steered. Which wording it
     gets depends on its seed, so one latent and question gets the same number of wording in every arm.
     """
 
-    subject: str
-    scale_name: str
     scale: MetaPromptingScale
 
     @cached_property
     def run(self) -> Run:
-        """Its folder, bound to every setting that a result depends on."""
-        settings = asdict(self.scale) | {
-            "judge": JUDGE,
-            "texts_sha256": digest([load_prompts("evaluation"), load_meta_prompts(), self._labels()]),
-            "base_run": asdict(self.detection.scale),
-            "strengths_sha256": digest(sorted(self._strengths().items())),
-        }
-        return open_run(results_dir(self.subject, "meta_prompting", self.scale_name), settings)
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(max_new_tokens=self.scale.max_new_tokens)
+        return self._open(
+            "meta_prompting",
+            texts_sha256=digest([load_prompts("evaluation"), load_meta_prompts(), self._labels()]),
+            base_run=asdict(self.detection.scale),
+            strengths_sha256=digest(sorted(self._strengths().items())),
+        )
 
     @cached_property
     def detection(self) -> Detection:
         """The subject's run of notebook 02, whose latents and strengths are used."""
         return Detection(self.subject, self.scale_name, DETECTION[self.scale_name])
-
-    @cached_property
-    def _engine(self):
-        return load_engine(self.subject)
-
-    @cached_property
-    def _judge(self):
-        from esr_utils.judges.offline import offline_judge
-
-        reader = self._engine if self.subject == READER else load_engine(READER)
-        return offline_judge(reader, way="embedding", name=JUDGE)
 
     def _strengths(self) -> dict[int, float]:
         return self.detection.calibration()["strength"].head(self.scale.n_latents).to_dict()
@@ -119,20 +101,12 @@ class MetaPrompting:
 
     def measure(self) -> "MetaPrompting":
         """Make and judge whatever is missing."""
-        plans = self.plan()
-        if not is_made(self.run, plans):
-            run_trials(self._engine, self.run, plans, self.sampling, row_of=self.row)
-        if not is_judged(self.run, JUDGE, plans):
-            judge_trials(self._judge, self.run, plans)
+        self.complete(self.plan(), row_of=self.row)
         return self
 
     def trials(self) -> pd.DataFrame:
         """One line a planned trial, as ``frames.judged_frame`` makes it."""
-        return frames.judged_frame(self.plan(), self.run.trials(), self.run.judgements(JUDGE))
-
-    def attempts(self) -> pd.DataFrame:
-        """One line an attempt, as ``frames.attempt_frame`` makes it."""
-        return frames.attempt_frame(self.run.trials(), self.run.judgements(JUDGE))
+        return self.judged(self.plan())
 
 
 def examples(runs: Sequence[MetaPrompting]) -> pd.DataFrame:

@@ -7,9 +7,10 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from esr_utils import metrics, power, published
-from esr_utils.detection import JUDGE, MAIN_LEVEL, SECOND_JUDGE, Detection
+from esr_utils.detection import Detection
 from esr_utils.judge_examples import FOLDER
 from esr_utils.nulls import placebo_trials
+from esr_utils.study import JUDGE, MAIN_LEVEL, SECOND_JUDGE
 
 ARMS = {0.0: "without steering", MAIN_LEVEL: "steered"}
 

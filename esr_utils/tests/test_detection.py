@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from esr_utils import detection, latents
+from esr_utils import detection, latents, study
 from esr_utils.config import DETECTION, DetectionScale
-from esr_utils.detection import JUDGE, MAIN_LEVEL, READER, SECOND_JUDGE, Detection
+from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judging import Attempt, Case, Verdict
 from esr_utils.metrics import LOST, flow
 from esr_utils.models import CATALOGUE
+from esr_utils.study import JUDGE, MAIN_LEVEL, READER, SECOND_JUDGE
 from esr_utils.tests.conftest import tiny_pair
 
 SCALE = replace(
@@ -116,9 +117,9 @@ class Workshop:
         labels = pd.DataFrame(
             {"label": "x", "topics": "y", "concreteness": 50.0}, index=pd.RangeIndex(63, name="latent")
         )
-        patch.setattr(detection, "load_engine", self.load)
+        patch.setattr(study, "load_engine", self.load)
         patch.setattr("esr_utils.judges.offline.offline_judge", self.judge)
-        patch.setattr(detection, "results_dir", lambda subject, run, scale: self.folder / scale / subject / run)
+        patch.setattr(study, "results_dir", lambda subject, run, scale: self.folder / scale / subject / run)
         patch.setattr(detection, "load_prompts", ASKED.__getitem__)
         patch.setattr(latents, "load_labels", lambda subject: labels)
         patch.setattr(latents, "N_DROPPED_PER_QUESTION", 3)
@@ -272,6 +273,6 @@ def test_a_missing_step_alone_is_made_again(workshop):
     detected = a_detection().measure()
     expected, files = detected.placebo_parts(), {p.name: p.read_bytes() for p in detected.run.folder.iterdir()}
     (detected.run.folder / "placebo_parts.csv").unlink()
-    workshop.engine.generate = None  # no response may be made
+    workshop.engine.generate = lambda *rows, **settings: pytest.fail("a response is made again")
     pd.testing.assert_frame_equal(a_detection().measure().placebo_parts(), expected)
     assert {p.name: p.read_bytes() for p in detected.run.folder.iterdir()} == files

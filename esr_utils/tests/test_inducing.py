@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from esr_utils import detection, inducing
+from esr_utils import detection, inducing, study
 from esr_utils.config import FINE_TUNING
 from esr_utils.engines.hf import HFEngine
 from esr_utils.inducing import BASE, Arm, FineTuning, far_from
@@ -39,8 +39,6 @@ def patched(folder, patch: pytest.MonkeyPatch) -> Workshop:
     workshop = Workshop(folder).patch(patch)
     patch.setattr(detection, "load_prompts", QUESTIONS.__getitem__)
     patch.setattr(inducing, "load_prompts", QUESTIONS.__getitem__)
-    patch.setattr(inducing, "load_engine", workshop.load)
-    patch.setattr(inducing, "results_dir", lambda subject, run, scale: folder / scale / subject / run)
     patch.setattr(inducing, "DETECTION", {"quick": SCALE})
     patch.setattr(inducing, "ROOT", folder)
     patch.setattr(inducing, "NEAR", 0.6)  # the latents of the tiny model are many in few dimensions
@@ -124,7 +122,7 @@ def test_nothing_of_an_evaluation_is_trained_on(measured):
 
 def test_measuring_again_changes_nothing_and_loads_nothing(measured, monkeypatch):
     before = {path: path.read_bytes() for path in measured.run.folder.iterdir()}
-    monkeypatch.setattr(inducing, "load_engine", None)
+    monkeypatch.setattr(study, "load_engine", None)
     again = FineTuning("smollm2-135m", "quick", TINY).measure()
     assert {path: path.read_bytes() for path in again.run.folder.iterdir()} == before
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from esr_utils import detection, meta_prompting, meta_tables
+from esr_utils import meta_prompting, meta_tables, study
 from esr_utils.config import META_PROMPTING
-from esr_utils.detection import JUDGE, READER
 from esr_utils.frames import score_measures
 from esr_utils.meta_prompting import KINDS, NEUTRAL, MetaPrompting, load_meta_prompts, with_suffix
 from esr_utils.published import META_PROMPTS, meta_prompt_rates
+from esr_utils.study import JUDGE, READER
 from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
 
 TINY = replace(META_PROMPTING["quick"], n_latents=2, n_questions=2, max_new_tokens=6)
@@ -21,10 +21,7 @@ TINY = replace(META_PROMPTING["quick"], n_latents=2, n_questions=2, max_new_toke
 
 def patched(folder, patch: pytest.MonkeyPatch) -> Workshop:
     workshop = Workshop(folder).patch(patch)
-    patch.setattr(detection, "load_prompts", ASKED.__getitem__)
     patch.setattr(meta_prompting, "load_prompts", ASKED.__getitem__)
-    patch.setattr(meta_prompting, "load_engine", workshop.load)
-    patch.setattr(meta_prompting, "results_dir", lambda subject, run, scale: folder / scale / subject / run)
     patch.setattr(meta_prompting, "DETECTION", {"quick": SCALE})
     return workshop
 
@@ -102,7 +99,7 @@ def test_an_unknown_kind_and_a_missing_label_are_told():
 
 def test_measuring_again_loads_nothing_and_changes_nothing(measured, monkeypatch):
     before = {path: path.read_bytes() for path in measured[0].run.folder.iterdir()}
-    monkeypatch.setattr(meta_prompting, "load_engine", None)
+    monkeypatch.setattr(study, "load_engine", None)
     again = MetaPrompting(READER, "quick", TINY).measure()
     assert {path: path.read_bytes() for path in again.run.folder.iterdir()} == before
 

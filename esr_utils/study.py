@@ -1,0 +1,95 @@
+"""What every study of a subject shares: its engine, its judges, and trials that are made and judged once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from esr_utils import frames
+from esr_utils.config import results_dir
+from esr_utils.engines.base import Engine
+from esr_utils.records import PlannedTrial, Run, open_run
+from esr_utils.steering import Row, Sampling
+from esr_utils.trials import is_judged, is_made, judge_trials, make_row, run_trials
+
+READER = "smollm2-135m"  # the offline judges read with it, whoever answers
+JUDGE, SECOND_JUDGE = "offline", "offline-likelihood"
+MAIN_LEVEL = 1.0  # share of a latent's calibrated strength
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The run of one subject: ``scale_name`` says where it is kept, ``scale`` how much is done.
+
+    Every step reads what the run already holds and makes the rest, so a killed run goes on where it stopped, and the
+    model is loaded only if something is missing.
+    """
+
+    subject: str
+    scale_name: str
+    scale: Any
+
+    @cached_property
+    def run(self) -> Run:
+        """Its folder, bound to every setting that a result depends on."""
+        raise NotImplementedError
+
+    def _open(self, name: str, **settings: object) -> Run:
+        """The folder called ``name``, bound to the scale, the judge and ``settings``."""
+        bound = asdict(self.scale) | {"judge": JUDGE} | settings
+        return open_run(results_dir(self.subject, name, self.scale_name), bound)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(max_new_tokens=self.scale.max_new_tokens)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return load_engine(self.subject)
+
+    @cached_property
+    def judges(self) -> dict:
+        """Both offline judges by name; the first counts, the second says how far it can be trusted."""
+        from esr_utils.judges.offline import offline_judge
+
+        reader = self.engine if self.subject == READER else load_engine(READER)
+        ways = {JUDGE: "embedding", SECOND_JUDGE: "likelihood"}
+        return {name: offline_judge(reader, way=way, name=name) for name, way in ways.items()}
+
+    def complete(
+        self,
+        plans: Sequence[PlannedTrial],
+        *,
+        engine: Engine | None = None,
+        row_of: Callable[[PlannedTrial, Sampling], Row] = make_row,
+    ) -> None:
+        """Make and judge the planned trials that the run does not hold yet; ``engine``: another than the subject's."""
+        if not is_made(self.run, plans):
+            run_trials(engine or self.engine, self.run, plans, self.sampling, row_of=row_of)
+        self.judge(JUDGE, plans)
+
+    def judge(self, name: str, plans: Sequence[PlannedTrial]) -> None:
+        """Have the judge called ``name`` judge what it has not judged of the planned trials."""
+        if not is_judged(self.run, name, plans):
+            judge_trials(self.judges[name], self.run, plans)
+
+    def is_complete(self, plans: Sequence[PlannedTrial]) -> bool:
+        return is_made(self.run, plans) and is_judged(self.run, JUDGE, plans)
+
+    def judged(self, plans: Sequence[PlannedTrial], *, judge: str = JUDGE) -> pd.DataFrame:
+        """One line a planned trial, as ``frames.judged_frame`` makes it."""
+        return frames.judged_frame(plans, self.run.trials(), self.run.judgements(judge))
+
+    def attempts(self) -> pd.DataFrame:
+        """One line an attempt, as ``frames.attempt_frame`` makes it."""
+        return frames.attempt_frame(self.run.trials(), self.run.judgements(JUDGE))
+
+
+def load_engine(subject: str) -> Engine:
+    """The default engine on a pair of the catalogue."""
+    from esr_utils.engines.hf import HFEngine
+    from esr_utils.models import load_pair
+
+    return HFEngine(load_pair(subject))
