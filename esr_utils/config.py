@@ -259,6 +259,6 @@ class MetaPromptingScale:
 
 META_PROMPTING = {
     "quick": MetaPromptingScale(n_latents=4, n_questions=2, max_new_tokens=48),
-    "standard": MetaPromptingScale(n_latents=24, n_questions=4, max_new_tokens=128),
+    "standard": MetaPromptingScale(n_latents=16, n_questions=4, max_new_tokens=128),
     "paper": MetaPromptingScale(n_latents=1000, n_questions=5, max_new_tokens=512),
 }
