@@ -74,7 +74,10 @@ class MetaPrompting(Study):
         return Detection(self.subject, self.scale_name, DETECTION[self.scale_name])
 
     def _strengths(self) -> dict[int, float]:
-        return self.detection.calibration()["strength"].head(self.scale.n_latents).to_dict()
+        calibrated, n = self.detection.calibration()["strength"], self.scale.n_latents
+        if n > len(calibrated):
+            raise ValueError(f"{n} latents asked for, and notebook 02 calibrates {len(calibrated)}; ask for fewer")
+        return calibrated.head(n).to_dict()
 
     def _labels(self) -> dict[int, str]:
         return latents.load_labels(self.subject)["label"].loc[list(self._strengths())].to_dict()
@@ -105,8 +108,14 @@ class MetaPrompting(Study):
         return self
 
     def trials(self) -> pd.DataFrame:
-        """One line a planned trial, as ``frames.judged_frame`` makes it."""
-        return self.judged(self.plan())
+        """One line a planned trial, as ``frames.judged_frame`` makes it, with its ``kind`` and ``wording``.
+
+        ``kind`` is the condition; ``wording`` counts from 1 in the order of ``load_meta_prompts``, 0 is no suffix.
+        """
+        plans = self.plan()
+        n_wordings = {kind: len(texts) for kind, texts in load_meta_prompts().items()}
+        wordings = [1 + p.seed % n_wordings[p.condition] if p.condition != NONE else 0 for p in plans]
+        return self.judged(plans).assign(kind=[p.condition for p in plans], wording=wordings)
 
 
 def examples(runs: Sequence[MetaPrompting]) -> pd.DataFrame:

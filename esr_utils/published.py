@@ -54,21 +54,46 @@ def recovery_by_share() -> pd.DataFrame:
     return pd.DataFrame({"share": list(RECOVERY_BY_SHARE), "value": values.to_numpy(), "n": n.to_numpy()})
 
 
-META_PROMPTS = {  # kind -> the authors' name of the variant
-    "focus": "dont_get_distracted",
-    "self_monitor": "self_monitor",
-    "resist": "resist_manipulation",
-    "label": "ignore_latent_label",
+META_PROMPTS = {  # kind -> condition of the whole-response rates, with the authors' name of the variant
+    "none": "whole-response judge",
+    "focus": "meta-prompt dont_get_distracted",
+    "self_monitor": "meta-prompt self_monitor",
+    "resist": "meta-prompt resist_manipulation",
+    "label": "meta-prompt ignore_latent_label",
 }
 WHOLE_RESPONSE = {"restart": "holistic explicit restart rate", "recovery": "holistic improvement rate"}
+ANALYSIS = "whole_response_judge_analysis.md"  # a summary of it rounds some of its rates otherwise
 
 
 def meta_prompt_rates() -> pd.DataFrame:
-    """Published whole-response rates of the steered models under meta-prompts: who, kind, quantity, value (0 to 1)."""
-    numbers, parts = published(), []
-    for kind, variant in META_PROMPTS.items():
+    """Published whole-response rates of the steered models, with a meta-prompt and without.
+
+    Columns: who, kind, quantity (``restart`` or ``recovery``), value (0 to 1), n (NaN where it was not published).
+    """
+    numbers, parts = published().query("source == @ANALYSIS"), []
+    names = numbers["quantity"].str.removesuffix(" (score>=7)")
+    for kind, condition in META_PROMPTS.items():
         for quantity, name in WHOLE_RESPONSE.items():
-            lines = numbers[(numbers["condition"] == f"meta-prompt {variant}") & (numbers["quantity"] == name)]
-            values = lines["value"].astype(float) / 100
-            parts.append(pd.DataFrame({"who": lines["model"], "kind": kind, "quantity": quantity, "value": values}))
+            lines = numbers[(numbers["condition"] == condition) & (names == name)]
+            known = {"value": lines["value"].astype(float) / 100, "n": lines["n"].astype(float)}
+            parts.append(pd.DataFrame({"who": lines["model"], "kind": kind, "quantity": quantity, **known}))
     return pd.concat(parts, ignore_index=True)
+
+
+SELF_MONITOR = {  # model -> numbers of the multi-attempt and ESR rates under the self-monitoring meta-prompt
+    "Llama-3.3-70B-Instruct": {"multi_attempt": "p0079", "esr": "p0081"},
+    "Gemma-2-9B-it": {"multi_attempt": "p0084"},
+    "Gemma-2-2B-it": {"multi_attempt": "p0085"},
+}
+
+
+def self_monitor_rates() -> pd.DataFrame:
+    """Published rates by attempts, all of them: who, quantity, none, self_monitor (0 to 1), note (on the latter)."""
+    numbers, lines = published(), []
+    without = main_rates().set_index(["model", "quantity"])["rate"]
+    for model, ids in SELF_MONITOR.items():
+        for quantity, number in ids.items():
+            line = numbers.loc[number]
+            note = line["unit"].removeprefix("%").strip(" ()")
+            lines.append((model, quantity, without[model, quantity], float(line["value"]) / 100, note))
+    return pd.DataFrame(lines, columns=["who", "quantity", "none", "self_monitor", "note"])

@@ -57,8 +57,8 @@ main = runs[0]
 meta_prompting.examples(runs)
 
 # %% [markdown]
-# Each of the other wordings is used as often. A neutral suffix has as many words as the others and asks for nothing:
-# what it does, any suffix does.
+# The seed of a trial says which of the three wordings it gets, the same number in every arm. A neutral suffix has about
+# as many words as the others and asks for nothing: what it does, any suffix does.
 
 # %%
 words = {kind: [len(text.split()) for text in texts] for kind, texts in meta_prompting.load_meta_prompts().items()}
@@ -137,15 +137,25 @@ best[[*columns, "ci_low", "ci_high", "mcnemar_p"]].round(3)
 
 # %% [markdown]
 # ## Beside the paper
-# Of its five models by kind, the paper's authors published rates of a later judge of whole responses.
+# Of its five models by kind, the paper's authors published rates of a later judge of whole responses. They tried no
+# neutral suffix.
 
 # %%
 main.run.table("beside_paper", meta_tables.beside_paper(trials, level=1.0))
 display(Image(plots.draw_result("meta_beside_paper", main.run.folder, scale=SCALE), width=700))
 
 # %% [markdown]
-# Open marks are the paper's, filled ones ours; models, judges and steering differ, so compare the order of kinds
-# within a model and not models with each other.
+# Open marks are the paper's, without intervals: under meta-prompts no numbers of trials were published. Filled: ours.
+# Models, judges and steering differ, so compare the order of kinds within a model and not models with each other.
+#
+# By the judge of attempts, rates under a meta-prompt were published for self-monitoring alone, and not of every model:
+
+# %%
+main.run.table("with_and_without", meta_tables.with_and_without(trials, level=1.0)).round(3)
+
+# %% [markdown]
+# `ratio` is the rate with the suffix over the rate without: little to go by where the latter rests on a few events (the
+# first count of a note), and no number where it is 0.
 
 # %% [markdown]
 # ## Paper and ours

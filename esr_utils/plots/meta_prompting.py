@@ -1,6 +1,9 @@
 """Figures of notebook 05."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -50,7 +53,7 @@ def _points(axis: Axes, part: pd.DataFrame, quantity: str) -> None:
             axis.plot([factor * line.ci_low, factor * line.ci_high], [y, y], color=colour, lw=1.1)
             axis.plot(factor * line.value, y, "o", ms=3.2, color=colour)
             told = f"n = {line.n:.0f}" if is_score else f"{line.n_events:.0f}/{line.n:.0f}"
-            axis.text(1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=5, va="center", color=colour)
+            axis.text(1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=5.5, va="center", color=colour)
     title = "first-attempt score" if is_score else f"{QUANTITY_NAMES[quantity]} (%)"
     axis.set_title(title, fontsize=7.5)
     axis.set_yticks(range(len(names)), KIND_NAMES.values(), fontsize=7)
@@ -60,25 +63,41 @@ def _points(axis: Axes, part: pd.DataFrame, quantity: str) -> None:
 def beside_paper(table: pd.DataFrame) -> Figure:
     """Restarts and recovery by kind: open marks the paper's models, filled ones ours. Different judges and models.
 
-    Columns: who, origin, kind, quantity, value (0 to 1).
+    Columns: who, origin, kind, quantity, value (0 to 1), ci_low, ci_high, n_events, n. Ours have 95% intervals and,
+    at the right, events and trials.
     """
-    who = table.drop_duplicates("who")[["who", "origin"]]
     names = [kind for kind in KIND_NAMES if kind in set(table["kind"])]
-    ours, figure_axes = iter((BLUE, ORANGE)), plt.subplots(1, 2, figsize=(2 * COLUMN_INCHES, 2.5), sharey=True)
-    figure, axes = figure_axes
-    for (name, origin), marker in zip(who.itertuples(index=False), "os^Dv" + "o" * len(who), strict=False):
-        is_paper = origin == "paper"
-        colour = GREY if is_paper else next(ours, BLUE)
-        for axis, quantity in zip(axes, ("restart", "recovery"), strict=True):
-            part = table[(table["who"] == name) & (table["quantity"] == quantity)]
-            y = [names.index(kind) + (-0.12 if is_paper else 0.16) for kind in part["kind"]]
-            face = "none" if is_paper else colour
-            axis.plot(100 * part["value"], y, marker, ms=4.5, color=colour, mfc=face, mew=0.9, label=name)
+    height = 1.2 + 0.42 * len(names)
+    figure, axes = plt.subplots(1, 2, figsize=(2 * COLUMN_INCHES, height), sharey=True)
+    for axis, quantity in zip(axes, ("restart", "recovery"), strict=True):
+        part = table[table["quantity"] == quantity]
+        _published(axis, part[part["origin"] == "paper"], names)
+        _measured(axis, part[part["origin"] == "ours"], names)
     for axis, title in zip(axes, ("explicit restarts", "whole response recovers"), strict=True):
-        axis.set(title=title, xlabel="% of responses", xlim=(-1, None))
-    axes[0].set_yticks(range(len(names)), [KIND_NAMES[name] for name in names])
+        axis.set(title=title, xlabel="% of responses", xlim=(-0.02 * axis.get_xlim()[1], None))
+    axes[0].set_yticks(range(len(names)), [KIND_NAMES[name] for name in names], fontsize=7)
     axes[0].invert_yaxis()
-    axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=6.5)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0), fontsize=7
+    )
+    figure.suptitle("open: the paper's whole-response judge, rebuttal version; filled: ours, offline judge", fontsize=8)
     sns.despine(figure)
-    figure.tight_layout()
+    figure.tight_layout(w_pad=2.6)
     return figure
+
+
+def _published(axis: Axes, part: pd.DataFrame, names: Sequence[str]) -> None:
+    for (who, mine), marker in zip(part.groupby("who", sort=False), "os^Dv", strict=True):
+        y = [names.index(kind) - 0.25 for kind in mine["kind"]]
+        axis.plot(100 * mine["value"], y, marker, ms=4, color=GREY, mfc="none", mew=0.9, label=who)
+
+
+def _measured(axis: Axes, part: pd.DataFrame, names: Sequence[str]) -> None:
+    for i, (who, mine) in enumerate(part.groupby("who", sort=False)):
+        colour = (BLUE, ORANGE)[i]
+        y = np.array([names.index(kind) for kind in mine["kind"]]) + 0.02 + 0.26 * i
+        axis.hlines(y, 100 * mine["ci_low"], 100 * mine["ci_high"], color=colour, lw=1.1)
+        axis.plot(100 * mine["value"], y, "o", ms=3.5, color=colour, label=who)
+        for at, line in zip(y, mine.itertuples(), strict=True):
+            told = f"{line.n_events:.0f}/{line.n:.0f}"
+            axis.text(1.02, at, told, transform=axis.get_yaxis_transform(), fontsize=5.5, va="center", color=colour)
