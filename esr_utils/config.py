@@ -152,7 +152,7 @@ class FineTuningScale:
         n_answers: unsteered answers a training question.
         n_drift_latents, n_drifts: latents that derail training answers, and answers of each.
         drift_strengths: in raw units of the decoder direction; each latent draws one between them.
-        drift_words: of a drift, from and up to, before its sentence ends.
+        drift_words: of a drift, from and below, before its sentence ends.
         correction_words, normal_words: of an answer in a correction and of a normal one, before its sentence ends.
         rank, alpha, dropout, blocks, learning_rate, n_passes, batch_size: of each training.
         n_latents, n_questions: evaluation latents of notebook 02, and questions of each.
@@ -225,6 +225,7 @@ FINE_TUNING = {
         control_share=0.5,
         n_seeds=3,
         n_examples=918,
+        n_answers=24,
         n_drifts=12,
         drift_words=(40, 100),
         correction_words=200,

@@ -88,7 +88,7 @@ def steered_starts(
     """Beginnings of steered responses: question, latent, strength, drift, score, is_derailed.
 
     ``strengths``: raw units, by latent. A beginning is cut at the end of a sentence after some number of words in
-    ``n_words`` (from, up to); it is derailed if it holds a word and its score is at most ``DERAILED``.
+    ``n_words`` (from, below); it is derailed if it holds a word and its score is at most ``DERAILED``.
     """
     rng = np.random.default_rng(seed)
     rows = [
@@ -117,7 +117,8 @@ def steered_starts(
 
 
 def pasted_drifts(answers: pd.DataFrame, *, n: int, n_words: tuple[int, int], seed: int = 0) -> pd.DataFrame:
-    """Beginnings of answers to another question, as the paper pastes them: question, drift."""
+    """Beginnings of answers to another question: question, drift. They stand for the paper's drifts, which a language
+    model wrote together with their corrections."""
     rng = np.random.default_rng(seed)
     questions = answers["question"].unique()
     lines = []

@@ -17,7 +17,7 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.fine_tuning import TrainingSettings, train
 from esr_utils.frames import judged_frame
 from esr_utils.inducing import Arm, FineTuning, training_settings
-from esr_utils.models import CATALOGUE, load_pair
+from esr_utils.models import ADAPTER_WEIGHTS, CATALOGUE, load_pair
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run, digest, open_run
 from esr_utils.steering import Row, Sampling
@@ -65,7 +65,7 @@ def open_corrector_run() -> Run:
     """The run in which the corrector is measured, bound to its adapter and to the base's run."""
     base = _base()
     described = {
-        "adapter_sha256": sha256(CATALOGUE[CORRECTOR].adapter / "adapter_model.safetensors"),
+        "adapter_sha256": sha256(CATALOGUE[CORRECTOR].adapter / ADAPTER_WEIGHTS),
         "base_run": asdict(base.scale),
         "strengths_sha256": digest(sorted(base.calibration()["strength"].to_dict().items())),
         "questions_sha256": digest([load_prompts("evaluation"), load_prompts("held_out")]),

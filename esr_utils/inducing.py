@@ -181,14 +181,16 @@ class FineTuning(Study):
         return self._plan(name, PROBE, self.scale.probed)
 
     def recalibrated_level(self, name: str) -> float:
-        """Share of the base's strengths at which an arm's first attempts score the target; NaN before it is probed.
+        """Share of the base's strengths at which an arm's first attempts score near the target; NaN before all probes.
+
+        An arm whose scores lie beyond the target at all levels probed gets the nearest of them.
 
         Differs from the paper, which calibrates every latent of every fine-tuned model again: one share for all latents
         takes a fraction of the responses, and leaves the latents' strengths relative to each other as they were.
         """
-        probes = self.judged(self.probe_plan(name))
-        if probes["first_score"].isna().all():
+        if not self.is_complete(self.probe_plan(name)):
             return float("nan")
+        probes = self.judged(self.probe_plan(name))
         return level_at_target(probes["level"], probes["first_score"], target=self.detection.search().target)
 
     def plan(self, name: str) -> list[PlannedTrial]:

@@ -48,7 +48,11 @@ def named_arms(trials: pd.DataFrame, share: float) -> pd.DataFrame:
 def contrasts(trials: pd.DataFrame, share: float, others: Sequence[str]) -> pd.DataFrame:
     """Corrections of real drifts less each other arm, trial by trial: same latent, question, seed and training seed.
 
-    One line a condition, other arm and quantity, with the columns of ``metrics.paired``.
+    One line a condition, other arm and quantity, with the columns of ``metrics.paired``. Intervals and p allow for
+    these trainings only: another seed of the same mix gives another model.
+
+    Raises:
+        ValueError: an arm has no trial in some condition.
     """
     # arms pair off by what they share: their names differ, their training seeds do not
     arms = named_arms(trials, share).assign(subject=lambda t: "seed " + t["training_seed"].astype(str))

@@ -1,4 +1,4 @@
-"""Meta-prompts: suffixes to the question, each kind with and without steering, beside a neutral one of equal length."""
+"""Meta-prompts: suffixes to the question, each kind with and without steering, beside a neutral one about as long."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -57,7 +57,8 @@ _CORRECTOR = replace(
 CATALOGUE = {entry.name: entry for entry in (_EMBEDDED, _CORRECTOR)}
 
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)
 
 
 class AdapterError(ValueError):

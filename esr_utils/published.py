@@ -41,10 +41,8 @@ def main_rates() -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["model", "quantity", "rate", "n", "version"])
 
 
-RECOVERY_BY_SHARE = {  # share of self-corrections in the mix -> number of the whole-response improvement rate
-    0.0: "p0284",
-    **{i / 10: f"p0{284 + 2 * i}" for i in range(1, 10)},
-}
+# share of self-corrections in the mix -> number of the whole-response improvement rate; none was published for share 0
+RECOVERY_BY_SHARE = {i / 10: f"p0{284 + 2 * i}" for i in range(1, 10)}
 
 
 def recovery_by_share() -> pd.DataFrame:

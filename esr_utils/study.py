@@ -10,9 +10,11 @@ import pandas as pd
 from esr_utils import frames
 from esr_utils.config import results_dir
 from esr_utils.engines.base import Engine
+from esr_utils.models import ADAPTER_WEIGHTS, CATALOGUE
 from esr_utils.records import PlannedTrial, Run, open_run
 from esr_utils.steering import Row, Sampling
 from esr_utils.trials import is_judged, is_made, judge_trials, make_row, run_trials
+from esr_utils.wheels import sha256
 
 READER = "smollm2-135m"  # the offline judges read with it, whoever answers
 JUDGE, SECOND_JUDGE = "offline", "offline-likelihood"
@@ -37,8 +39,11 @@ class Study:
         raise NotImplementedError
 
     def _open(self, name: str, **settings: object) -> Run:
-        """The folder called ``name``, bound to the scale, the judge and ``settings``."""
+        """The folder called ``name``, bound to the scale, the judge, a subject's adapter and ``settings``."""
         bound = asdict(self.scale) | {"judge": JUDGE} | settings
+        entry = CATALOGUE.get(self.subject)
+        if entry and entry.adapter:
+            bound["adapter_sha256"] = sha256(entry.adapter / ADAPTER_WEIGHTS)
         return open_run(results_dir(self.subject, name, self.scale_name), bound)
 
     @property

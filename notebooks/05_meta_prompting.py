@@ -57,8 +57,8 @@ main = runs[0]
 meta_prompting.examples(runs)
 
 # %% [markdown]
-# The seed of a trial says which of the three wordings it gets, the same number in every arm. A neutral suffix has about
-# as many words as the others and asks for nothing: what it does, any suffix does.
+# The seed of a trial says which of the three wordings it gets, the same number in every arm. A neutral suffix has
+# about as many words as the others and asks for nothing: what it does is not the work of an instruction.
 
 # %%
 words = {kind: [len(text.split()) for text in texts] for kind, texts in meta_prompting.load_meta_prompts().items()}
@@ -66,8 +66,8 @@ pd.DataFrame(words, index=["wording 1", "wording 2", "wording 3"])
 
 # %% [markdown]
 # ## What can be seen at all?
-# One contrast is primary, declared before the runs: several attempts under steering, `self_monitor` less `neutral`.
-# The rise that this many trials could tell from chance, for several rates under the neutral suffix:
+# One contrast is primary, declared before the runs, the corrector's: several attempts under steering, `self_monitor`
+# less `neutral`. The rise that this many trials could tell from chance, for several rates under the neutral suffix:
 
 # %%
 n_trials = settings.n_latents * settings.n_questions
@@ -109,7 +109,7 @@ display(Image(plots.draw_result("meta_kinds", main.run.folder, scale=SCALE), wid
 
 # %% [markdown]
 # Bars are 95% intervals over latents and questions. Compare a kind with `neutral` before `no suffix`: a drop of the
-# first score that the neutral suffix shows as well is the price of any suffix, not the work of an instruction.
+# first score that the neutral suffix shows as well is not the work of an instruction.
 
 # %%
 shown = by_kind[by_kind["quantity"].isin(["first_score", "multi_attempt", "esr"])]
@@ -148,14 +148,15 @@ display(Image(plots.draw_result("meta_beside_paper", main.run.folder, scale=SCAL
 # Open marks are the paper's, without intervals: under meta-prompts no numbers of trials were published. Filled: ours.
 # Models, judges and steering differ, so compare the order of kinds within a model and not models with each other.
 #
-# By the judge of attempts, rates under a meta-prompt were published for self-monitoring alone, and not of every model:
+# By the judge of attempts, rates under a meta-prompt were published for self-monitoring alone, and not of every
+# model:
 
 # %%
 main.run.table("with_and_without", meta_tables.with_and_without(trials, level=1.0)).round(3)
 
 # %% [markdown]
-# `ratio` is the rate with the suffix over the rate without: little to go by where the latter rests on a few events (the
-# first count of a note), and no number where it is 0.
+# `ratio` is the rate with the suffix over the rate without: little to go by where the latter rests on a few events
+# (the first count of a note), and no number where it is 0.
 
 # %% [markdown]
 # ## Paper and ours

@@ -73,8 +73,8 @@ def test_beside_the_paper_stand_its_own_numbers_and_ours_at_own_strengths(trials
     table = inducing_tables.beside_paper(trials)
     paper = table[table["origin"] == "paper"].set_index("share")
     assert paper.loc[0.9, "value"] == pytest.approx(0.186)
-    assert paper.loc[0.0, "n"] == 1001
-    assert len(paper) == len(published.RECOVERY_BY_SHARE) == 10
+    assert paper.loc[0.1, "n"] == 200
+    assert len(paper) == len(published.RECOVERY_BY_SHARE) == 9
     ours = table[table["origin"] == "ours"]
     assert ours["n"].tolist() == [24, 24]
     assert ours["value"].tolist() == pytest.approx([0.25, 0.25])  # latent 3 alone reaches 7 of 10
