@@ -27,9 +27,6 @@ RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "detection_coverage": (detection.interval_coverage, ("coverage",)),
     "meta_kinds": (meta_prompting.kinds, ("by_kind",)),
     "meta_beside_paper": (meta_prompting.beside_paper, ("beside_paper",)),
-    "tuning_shares": (fine_tuning.shares, ("by_share",)),
-    "tuning_controls": (fine_tuning.controls, ("controls",)),
-    "tuning_beside_paper": (fine_tuning.beside_paper, ("beside_paper",)),
 }
 
 
