@@ -62,3 +62,13 @@ def test_the_readme_tells_rates_and_perplexity_as_measured(trials):
         assert f"{rate:.0%} [{low:.0%}, {high:.0%}]" in readme
     perplexity = pd.read_csv(FOLDER / "perplexity.csv").set_index("subject")["perplexity"]
     assert f"(perplexity {perplexity[CORRECTOR]:.2f} against {perplexity[BASE]:.2f})" in readme
+
+
+def test_the_readme_tells_the_rates_at_its_own_strengths_as_measured():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    folder = results_dir(BASE, "esr_detection", "standard")
+    rates = pd.read_csv(folder / "rates.csv").query("subject == @CORRECTOR and condition == 'steered'")
+    told = [rates.set_index("quantity").loc[name] for name in ("multi_attempt", "improvement")]
+    placebo = pd.read_csv(folder / "placebo.csv").query("subject == @CORRECTOR and parts == 'placebo'").iloc[0]
+    for rate, low, high in (line[["rate", "ci_low", "ci_high"]] for line in (*told, placebo)):
+        assert f"{rate:.0%} [{low:.0%}, {high:.0%}]" in readme
