@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from esr_utils.plots import detection, fine_tuning, meta_prompting, steering
+from esr_utils.plots import detection, meta_prompting, steering
 from esr_utils.plots.style import save_figure, use_style
 
 __all__ = ["RESULTS", "RUNS", "draw_result", "save_figure", "use_style"]
