@@ -76,8 +76,18 @@ def typical_strength(pair: Pair) -> float:
     )
 
 
+def in_float32(pair: Pair) -> Pair:
+    """The pair with a copy of its model in float32."""
+    return replace(pair, model=copy.deepcopy(pair.model).float())
+
+
 def row_alone_equals_row_in_churning_batch(pair: Pair, *, n_rows: int = 24, n_alone: int = 8) -> Finding:
-    """Rows end and are replaced at different times; each must come out as if it had been alone."""
+    """Rows end and are replaced at different times; each must come out as if it had been alone.
+
+    In float32: processors whose bfloat16 products depend on the width of a batch (AMX) can change a token by rounding
+    alone.
+    """
+    pair = in_float32(pair)
     rows = strangers(pair, n_rows, strength=typical_strength(pair))
     together = HFEngine(pair, batch_size=6).generate(rows)
     picked = [int(i) for i in np.linspace(0, n_rows - 1, n_alone)]
@@ -185,7 +195,7 @@ def engines_agree(pair: Pair, *, n_rows: int = 32, max_new_tokens: int = 16) -> 
 
     In float32, where rounding does not decide between two tokens that are almost equally likely.
     """
-    pair = replace(pair, model=copy.deepcopy(pair.model).float())
+    pair = in_float32(pair)
     rows = strangers(pair, n_rows, strength=typical_strength(pair), max_new_tokens=max_new_tokens)
     rows = [replace(row, sampling=replace(row.sampling, temperature=0.0)) for row in rows]
     answers = {engine.name: engine.generate(rows) for engine in all_engines(pair)}
