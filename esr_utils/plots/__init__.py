@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from esr_utils.plots import detection, meta_prompting, steering
+from esr_utils.plots import detection, fine_tuning, meta_prompting, steering
 from esr_utils.plots.style import save_figure, use_style
 
 __all__ = ["RESULTS", "RUNS", "draw_result", "save_figure", "use_style"]
@@ -27,6 +27,9 @@ RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "detection_coverage": (detection.interval_coverage, ("coverage",)),
     "meta_kinds": (meta_prompting.kinds, ("by_kind",)),
     "meta_beside_paper": (meta_prompting.beside_paper, ("beside_paper",)),
+    "tuning_shares": (fine_tuning.shares, ("by_share",)),
+    "tuning_controls": (fine_tuning.controls, ("controls",)),
+    "tuning_beside_paper": (fine_tuning.beside_paper, ("beside_paper",)),
 }
 
 
