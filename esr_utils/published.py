@@ -95,3 +95,14 @@ def self_monitor_rates() -> pd.DataFrame:
             note = line["unit"].removeprefix("%").strip(" ()")
             lines.append((model, quantity, without[model, quantity], float(line["value"]) / 100, note))
     return pd.DataFrame(lines, columns=["who", "quantity", "none", "self_monitor", "note"])
+
+
+@lru_cache(maxsize=1)
+def detectors() -> pd.DataFrame:
+    """The authors' off-topic detectors of Llama-3.3-70B, one line a latent of any of their lists.
+
+    Columns: latent, label, cohens_d, off_topic_mean, on_topic_mean, p (one-sided; a bound where p_is_bound) of the
+    paper's Table 2; in_paper_26, in_separability_25, in_sum_50: in which list; sign_group; is_backtracking: also among
+    the latents chosen for firing in corrections; matched_active, mismatched_active: share of pairs (0 to 1).
+    """
+    return pd.read_csv(DATA / "published" / "detectors.csv")
