@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from esr_utils.config import DISCOVERY, AblationScale
 from esr_utils.discovery import Discovery, committed_detection
 from esr_utils.matching import matched_sets
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest
+from esr_utils.scales import DISCOVERY, AblationScale
 from esr_utils.steering import Ablate, Row, Sampling
 from esr_utils.study import MAIN_LEVEL, Study, load_engine
 from esr_utils.trials import make_row, plan_trials

@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 
 from esr_utils import detectors, episodes
-from esr_utils.config import DATA, DETECTION, DiscoveryScale
+from esr_utils.config import DATA
 from esr_utils.cuts import first_sentences
 from esr_utils.detection import Detection
 from esr_utils.detectors import PAPER_RULES, Readings, Rule
 from esr_utils.episodes import Episode
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run, digest
+from esr_utils.scales import DETECTION, DiscoveryScale
 from esr_utils.steering import Row, Sampling
 from esr_utils.study import MAIN_LEVEL, Study
 from esr_utils.trials import make_row

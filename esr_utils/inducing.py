@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from esr_utils import corrections, latents
 from esr_utils.calibration import level_at_target
-from esr_utils.config import DETECTION, ROOT, FineTuningScale
+from esr_utils.config import ROOT
 from esr_utils.corrections import TrainingExample
 from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
@@ -25,6 +25,7 @@ from esr_utils.models import Pair, adapted
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest
 from esr_utils.sae import SAE
+from esr_utils.scales import DETECTION, FineTuningScale
 from esr_utils.study import JUDGE, Study
 from esr_utils.trials import plan_trials
 

@@ -36,10 +36,10 @@ import pandas as pd
 from IPython.display import Image, display
 
 from esr_utils import agreement, judge_examples, metrics, nulls, paired, plots, power, summaries
-from esr_utils.config import DETECTION
 from esr_utils.detection import Detection
 from esr_utils.models import with_fine_tuned
 from esr_utils.published import cite
+from esr_utils.scales import DETECTION
 
 plots.use_style()
 pd.set_option("display.max_colwidth", 110)

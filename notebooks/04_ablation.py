@@ -38,8 +38,8 @@ from IPython.display import Image, display
 
 from esr_utils import ablation_tables, matching, metrics, plots, power
 from esr_utils.ablation import DETECTORS, HELD_OUT, NONE, PRIMARY, Ablation
-from esr_utils.config import ABLATION
 from esr_utils.models import with_fine_tuned
+from esr_utils.scales import ABLATION
 
 plots.use_style()
 settings = ABLATION[SCALE]

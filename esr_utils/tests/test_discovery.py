@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from esr_utils import detectors, discovery, discovery_tables, latents
-from esr_utils.config import DISCOVERY, SCALE_NAMES, DetectionScale
+from esr_utils.config import SCALE_NAMES
 from esr_utils.detection import Detection
 from esr_utils.discovery import Discovery
 from esr_utils.published import detectors as published_detectors
+from esr_utils.scales import DISCOVERY, DetectionScale
 from esr_utils.study import READER
 from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
 

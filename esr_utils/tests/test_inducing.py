@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from esr_utils import detection, inducing, study
-from esr_utils.config import FINE_TUNING
 from esr_utils.engines.hf import HFEngine
 from esr_utils.inducing import BASE, Arm, FineTuning, far_from
+from esr_utils.scales import FINE_TUNING
 from esr_utils.tests.conftest import tiny_sae
 from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
 
