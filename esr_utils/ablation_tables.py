@@ -14,8 +14,10 @@ BEGINS_OFF_TOPIC = 50.0  # first-attempt score below which a response counts as 
 
 
 def by_arm(trials: pd.DataFrame) -> pd.DataFrame:
-    """First-attempt score and every rate of each arm: name, condition, quantity, value, interval, counts."""
-    return scores_and_rates(trials, ["name", "condition"])
+    """First-attempt score and every rate of each arm, in the order of the plan: name, condition, quantity, value, ..."""
+    order = trials["condition"].drop_duplicates().tolist()
+    table = scores_and_rates(trials, ["name", "condition"])
+    return table.sort_values("condition", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
 
 def contrasts(trials: pd.DataFrame) -> pd.DataFrame:

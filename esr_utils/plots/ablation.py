@@ -40,7 +40,7 @@ def _panels(table: pd.DataFrame, titles: dict[str, str], *, zero: float | None) 
     figure, axes = plt.subplots(1, 3, figsize=(2 * COLUMN_INCHES, 0.8 + 0.3 * len(names)), sharey=True)
     for axis, quantity in zip(axes, PANELS, strict=True):
         is_score = quantity == "first_score"
-        _rows(axis, table[table["quantity"] == quantity], names, 1 if is_score else 100)
+        _rows(axis, table[table["quantity"] == quantity], names, 1.0 if is_score else 100.0)
         axis.set_title(titles[quantity], fontsize=7.5)
         axis.set_xlabel("points" if zero is not None or is_score else "% of judged trials", fontsize=7)
         axis.tick_params(labelsize=7)
