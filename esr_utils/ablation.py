@@ -229,7 +229,7 @@ class Ablation(Study):
 
         def make() -> pd.DataFrame:
             trials = self._source.run.trials().values()
-            plain = [trial for trial in trials if trial.plan.level == 0 and trial.response][: self.scale.n_read]
+            plain = [trial for trial in trials if trial.plan.level == 0 and trial.response][: self.scale.n_damage]
             return pd.DataFrame([self._likelihood(arm, plain) for arm in self.arms])
 
         return self.run.frame("damage", make)

@@ -14,7 +14,7 @@ BEGINS_OFF_TOPIC = 50.0  # first-attempt score below which a response counts as 
 
 
 def by_arm(trials: pd.DataFrame) -> pd.DataFrame:
-    """First-attempt score and every rate of each arm, in the order of the plan: name, condition, quantity, value, ..."""
+    """First-attempt score and every rate of each arm, in the plan's order: name, condition, quantity, value, ..."""
     order = trials["condition"].drop_duplicates().tolist()
     table = scores_and_rates(trials, ["name", "condition"])
     return table.sort_values("condition", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)

@@ -13,7 +13,8 @@ class AblationScale:
         n_near: nearest candidates from which a match is drawn.
         n_directions: draws of random directions.
         n_held_out: held-out questions a latent.
-        n_read: responses on which latents are profiled, and answers on which the damage is read.
+        n_read: steered responses on which latents are profiled.
+        n_damage: unsteered answers on which the damage is read.
         max_new_tokens: of every response.
     """
 
@@ -24,6 +25,7 @@ class AblationScale:
     n_directions: int
     n_held_out: int
     n_read: int
+    n_damage: int
     max_new_tokens: int
     seed: int = 0
 
@@ -36,6 +38,7 @@ _ABLATION = AblationScale(
     n_directions=4,
     n_held_out=4,
     n_read=80,
+    n_damage=40,
     max_new_tokens=128,
 )
 ABLATION = {
@@ -47,6 +50,7 @@ ABLATION = {
         n_directions=1,
         n_held_out=1,
         n_read=4,
+        n_damage=4,
         max_new_tokens=48,
     ),
     "standard": _ABLATION,

@@ -17,7 +17,7 @@ class FineTuningScale:
         drift_strengths: in raw units of the decoder direction; each latent draws one between them.
         drift_words: of a drift, from and below, before its sentence ends.
         correction_words, normal_words: of an answer in a correction and of a normal one, before its sentence ends.
-        rank, alpha, dropout, blocks, learning_rate, n_passes, batch_size: of each training.
+        rank, alpha, dropout, learning_rate, n_passes, batch_size: of each training.
         n_latents, n_questions: evaluation latents of notebook 02, and questions of each.
         probed: shares of the base's calibrated strength at which an arm is probed to find its own.
         max_new_tokens: of every response.
@@ -37,7 +37,6 @@ class FineTuningScale:
     rank: int
     alpha: int
     dropout: float
-    blocks: str
     learning_rate: float
     n_passes: int
     batch_size: int = 8
@@ -59,7 +58,6 @@ _FINE_TUNING = FineTuningScale(
     rank=8,
     alpha=16,
     dropout=0.0,
-    blocks="all",
     learning_rate=2e-3,
     n_passes=2,
     n_latents=24,
