@@ -19,7 +19,9 @@ from esr_utils.steering import Sampling
 from esr_utils.study import READER
 from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
 
-TINY = replace(ABLATION["quick"], n_latents=2, n_questions=2, n_sets=3, n_near=3, n_read=3, n_damage=3, max_new_tokens=6)
+TINY = replace(
+    ABLATION["quick"], n_latents=2, n_questions=2, n_sets=3, n_near=3, n_read=3, n_damage=3, max_new_tokens=6
+)
 QUESTIONS = {**ASKED, HELD_OUT: ["Held-out question 0?", "Held-out question 1?"]}
 CHOSEN = {DETECTORS: [3, 8, 21, 40], BACKTRACKING: [5, 30]}
 
