@@ -116,11 +116,12 @@ contrasts[(contrasts["condition"] == DETECTORS) & contrasts["rate_first"].notna(
 # ## Against the matched sets
 
 # %%
-place = study.run.table("place_among_sets", ablation_tables.place_among_sets(contrasts))
+place = study.run.table("place_among_sets", ablation_tables.place_among_sets(trials))
 place.round(3)
 
 # %% [markdown]
-# `p` is the share of sets that change the rate at least as much, the arm itself counted in.
+# On the trials that every arm shares. `p` is the share of sets that change the rate at least as much, the arm itself
+# counted in.
 
 # %%
 display(Image(plots.draw_result("ablation_contrasts", study.run.folder, scale=SCALE), width=760))
