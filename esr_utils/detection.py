@@ -9,7 +9,7 @@ import pandas as pd
 
 from esr_utils import latents
 from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
-from esr_utils.config import DetectionScale
+from esr_utils.config import DETECTION, DetectionScale
 from esr_utils.judging import first_scores
 from esr_utils.models import find_entry
 from esr_utils.nulls import matched_cuts
@@ -152,6 +152,12 @@ class Detection(Study):
             for part in of_level.values()
             for i in sorted(rng.choice(len(part), min(n, len(part)), replace=False))
         ]
+
+
+def committed_detection(subject: str, scale_name: str) -> Detection:
+    """The detection run whose trials other notebooks take up: at ``quick`` that of ``standard``, which is committed."""
+    taken = "standard" if scale_name == "quick" else scale_name
+    return Detection(subject, taken, DETECTION[taken])
 
 
 def _split(text: str, share: float) -> tuple[str, str]:

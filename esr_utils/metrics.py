@@ -5,7 +5,7 @@ it. Trials of one latent share its direction and calibration, trials of one ques
 are independent: intervals resample both.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -256,25 +256,66 @@ def paired(
     if quantity not in QUANTITIES or quantity == "improvement":
         allowed = ", ".join(name for name in QUANTITIES if name != "improvement")
         raise ValueError(f"{quantity!r} cannot be paired, for it needs a value of every judged trial: {allowed} can")
+    pairs, counts = _pairs(trials, between, lambda mine: outcomes(mine)[quantity])
+    return pd.DataFrame([{"quantity": quantity, **_difference(pairs, seed=seed, n_draws=n_draws), **counts}])
+
+
+def paired_means(
+    trials: pd.DataFrame,
+    between: tuple[Mapping[str, object], Mapping[str, object]],
+    *,
+    column: str,
+    seed: int = 0,
+    n_draws: int = N_DRAWS,
+) -> pd.DataFrame:
+    """Difference of the mean of a score between two arms, trial by trial: second less first, in one line.
+
+    Arms, pairs, counts and errors as in ``paired``; the interval as in ``means``.
+    """
+    check_trials(trials)
+    pairs, counts = _pairs(trials, between, lambda mine: mine[column].astype(float))
+    difference = (pairs["value_second"] - pairs["value_first"]).to_numpy()
+    values = {
+        "n_pairs": len(pairs),
+        "mean_first": pairs["value_first"].mean(),
+        "mean_second": pairs["value_second"].mean(),
+        "difference": difference.mean(),
+    }
+    interval = _mean_interval(pairs, difference, np.random.default_rng(seed), n_draws=n_draws)
+    sizes = {"n_latents": pairs["latent"].nunique(), "n_questions": pairs["question"].nunique()}
+    return pd.DataFrame([values | interval | sizes | counts])
+
+
+def _pairs(
+    trials: pd.DataFrame,
+    between: tuple[Mapping[str, object], Mapping[str, object]],
+    value_of: Callable[[pd.DataFrame], pd.Series],
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Pairs with a value in both arms, and how many pairs and trials have none."""
     key = [column for column in PAIR_KEY if not any(column in arm for arm in between)]
-    first, second = (_arm(trials, arm, key, quantity) for arm in between)
+    first, second = (_arm(trials, arm, key, value_of) for arm in between)
     matched = first.join(second, how="inner", lsuffix="_first", rsuffix="_second")
     pairs = matched.dropna().reset_index()
     if pairs.empty:
         arms, columns = " and ".join(str(dict(arm)) for arm in between), ", ".join(key)
         raise ValueError(f"no pair of {arms} has a value in both arms: {len(matched)} match by {columns}")
     counts = {"n_lost": len(matched) - len(pairs), "n_unmatched": len(first) + len(second) - 2 * len(matched)}
-    return pd.DataFrame([{"quantity": quantity, **_difference(pairs, seed=seed, n_draws=n_draws), **counts}])
+    return pairs, counts
 
 
-def _arm(trials: pd.DataFrame, arm: Mapping[str, object], key: Sequence[str], quantity: str) -> pd.DataFrame:
+def _arm(
+    trials: pd.DataFrame,
+    arm: Mapping[str, object],
+    key: Sequence[str],
+    value_of: Callable[[pd.DataFrame], pd.Series],
+) -> pd.DataFrame:
     """Values of one arm by key."""
     mine = trials[np.logical_and.reduce([trials[column] == value for column, value in arm.items()])]
     if mine.empty:
         raise ValueError(f"no trial has {dict(arm)}")
     if n_repeated := int(mine.duplicated(list(key)).sum()):
         raise ValueError(f"{n_repeated} trials of {dict(arm)} repeat a {', '.join(key)}; name the arm more closely")
-    return mine[list(key)].assign(value=outcomes(mine)[quantity]).set_index(list(key))
+    return mine[list(key)].assign(value=value_of(mine)).set_index(list(key))
 
 
 def _difference(pairs: pd.DataFrame, *, seed: int, n_draws: int) -> dict:

@@ -6,13 +6,22 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from esr_utils.plots import detection, fine_tuning, meta_prompting, steering
+from esr_utils.config import results_dir
+from esr_utils.plots import detection, fine_tuning, following, meta_prompting, steering
 from esr_utils.plots.style import save_figure, use_style
 
-__all__ = ["RESULTS", "RUNS", "draw_result", "save_figure", "use_style"]
+__all__ = ["RESULTS", "committed_folder", "draw_result", "save_figure", "use_style"]
 
-# first word of a figure's name -> folder of its run
-RUNS = {"steering": "steering", "detection": "esr_detection", "meta": "meta_prompting", "tuning": "fine_tuning"}
+# first word of a figure's name -> subject and run in whose folder its tables are
+BASE, CORRECTOR = "smollm2-135m", "smollm2-135m-corrector"
+RUNS = {
+    "steering": (BASE, "steering"),
+    "detection": (BASE, "esr_detection"),
+    "prefill": (CORRECTOR, "following"),
+    "sustained": (CORRECTOR, "following"),
+    "meta": (BASE, "meta_prompting"),
+    "tuning": (BASE, "fine_tuning"),
+}
 RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "steering_resid_norms": (steering.resid_norms, ("resid_norms",)),
     "steering_sweep": (steering.sweep_curve, ("sweep",)),
@@ -25,12 +34,19 @@ RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "detection_levels": (detection.strength_levels, ("levels",)),
     "detection_judges": (detection.judge_agreement, ("judge_pairs",)),
     "detection_coverage": (detection.interval_coverage, ("coverage",)),
+    "prefill_cells": (following.cells, ("cells",)),
+    "sustained_scores": (following.scores, ("sustained", "sustained_contrasts")),
     "meta_kinds": (meta_prompting.kinds, ("by_kind",)),
     "meta_beside_paper": (meta_prompting.beside_paper, ("beside_paper",)),
     "tuning_shares": (fine_tuning.shares, ("by_share",)),
     "tuning_controls": (fine_tuning.controls, ("controls",)),
     "tuning_beside_paper": (fine_tuning.beside_paper, ("beside_paper",)),
 }
+
+
+def committed_folder(name: str) -> Path:
+    """Folder of the committed tables that the figure called ``name`` shows."""
+    return results_dir(*RUNS[name.split("_")[0]], "standard")
 
 
 def draw_result(name: str, folder: Path, *, scale: str) -> Path:
