@@ -194,11 +194,11 @@ def matched_uncorrected(trials: pd.DataFrame) -> pd.DataFrame:
     """Steered trials with one attempt, each the nearest in first-attempt score to one with several, none used twice.
 
     What an off-topic response looks like in which nothing is withdrawn. Differs from the paper, whose baseline is
-    responses that scored well.
+    responses that scored well. As many as there are of the scarcer kind.
     """
     single = trials[(trials["n_attempts"] == 1) & (trials["level"] > 0)].copy()
     chosen = []
-    for score in trials.loc[trials["is_multi"], "first_score"].sort_values():
+    for score in trials.loc[trials["is_multi"], "first_score"].sort_values().head(len(single)):
         nearest = (single["first_score"] - score).abs().idxmin()
         chosen.append(nearest)
         single = single.drop(index=nearest)

@@ -104,7 +104,7 @@ def _candidates(
         lines.append(known | ids | {"status": status})
         texts.append([text for _, text, _ in begun])
     frame = pd.DataFrame(lines, columns=[name for name in PREFIX_COLUMNS if name != "source"])
-    return frame.assign(status=_with_restarts(frame["status"], texts))
+    return frame.assign(status=_with_restarts(frame["status"].tolist(), texts))
 
 
 def _beginning(tokenizer: "PreTrainedTokenizerBase", response: str, n: int) -> tuple[list[int], str, str]:
@@ -160,7 +160,7 @@ def find_segments(
         lines.append((episode.trial_id, unsteered_id, parts, texts, _segment_status(parts, texts, n_tokens)))
     found = pd.DataFrame(lines, columns=["trial_id", "unsteered_id", "parts", "texts", "status"])
     held = [[texts[OFF_TOPIC], texts[GENERIC]] for texts in found["texts"]]
-    drawn = _drawn(found.assign(status=_with_restarts(found["status"], held)), n, seed=seed)
+    drawn = _drawn(found.assign(status=_with_restarts(found["status"].tolist(), held)), n, seed=seed)
     long = [
         (line.trial_id, line.unsteered_id, arm, json.dumps(line.parts[arm]), line.texts[arm], line.status)
         for line in drawn.itertuples()
