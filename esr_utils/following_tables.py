@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from esr_utils import metrics
-from esr_utils.prefixes import ARMS, GENERIC, NONE, OFF_TOPIC, OWN, SOURCES, STEERED, UNSTEERED
+from esr_utils import metrics, published, summaries
+from esr_utils.prefixes import ARMS, FIT, GENERIC, NONE, OFF_TOPIC, OWN, SOURCES, STEERED, UNSTEERED
 
 OUTCOMES = ("multi_attempt", "esr", "minimum_gain_esr")
 PRIMARY = "multi_attempt"  # declared: of both cell contrasts
@@ -23,9 +23,23 @@ CELL_CONTRASTS: dict[str, tuple[Arm, Arm]] = {
 ARM_CONTRASTS = ((OWN, GENERIC), (OWN, OFF_TOPIC), (GENERIC, NONE))  # the first less the second
 
 
-def candidates(found: pd.DataFrame, by: str) -> pd.DataFrame:
-    """How many beginnings or segments were looked at, and what became of them: ``by``, then a column a status."""
-    return pd.crosstab(found[by], found["status"]).reset_index().rename_axis(columns=None)
+def candidates(found: pd.DataFrame, segments: pd.DataFrame) -> pd.DataFrame:
+    """What became of every response looked at, and how those that fit are cut.
+
+    Args:
+        found: as ``Following.prefixes`` gives it.
+        segments: as ``Following.segments`` gives it.
+
+    Returns:
+        One line a source of beginnings, and one for the episodes that segments are taken from: taken, a column a
+        status, and of the beginnings that fit mean_tokens and ends_sentence (share that stop where a sentence does).
+    """
+    episodes = segments[segments["arm"] == OWN].assign(source="episodes")
+    both = pd.concat([found, episodes], ignore_index=True)
+    counts = pd.crosstab(both["source"], both["status"])
+    fit = found[found["status"] == FIT].groupby("source")
+    cut = pd.DataFrame({"mean_tokens": fit["n_tokens"].mean(), "ends_sentence": fit["ends_sentence"].mean()})
+    return counts.join(cut).reindex([*SOURCES, "episodes"]).rename_axis("taken").reset_index()
 
 
 def cell_table(cells: pd.DataFrame) -> pd.DataFrame:
@@ -49,6 +63,45 @@ def cell_contrasts(cells: pd.DataFrame) -> pd.DataFrame:
                 lines.append(line.assign(source=source, contrast=contrast))
     table = pd.concat(lines, ignore_index=True)
     return table[["source", "contrast", *table.columns.drop(["source", "contrast"])]]
+
+
+def cells_beside_paper(by_cell: pd.DataFrame) -> pd.DataFrame:
+    """Restarts after steered beginnings in words: the paper's unsteered continuations, then ours of both kinds.
+
+    Args:
+        by_cell: as ``cell_table`` makes it.
+
+    Returns:
+        who, continuation, restarts (rate with what it was measured on). The paper's were published without intervals.
+    """
+    paper = [("paper", UNSTEERED, published.cite(number)) for number in published.PREFILL]
+    mine = by_cell[(by_cell["prefix"] == STEERED) & (by_cell["quantity"] == PRIMARY)]
+    ours = [(f"ours, {line['source']}", line["continuation"], summaries.told(line)) for _, line in mine.iterrows()]
+    return pd.DataFrame([*paper, *ours], columns=["who", "continuation", "restarts"])
+
+
+def sustained_beside_paper(table: pd.DataFrame, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """The paper's three numbers of its matched-prefix control and ours: quantity, paper, ours.
+
+    Args:
+        table: as ``sustained_table`` makes it.
+        contrasts: as ``sustained_contrasts`` makes it.
+    """
+    mean, difference = table.set_index("arm"), contrasts.set_index(["arm", "less"])
+    own, gain, over = mean.loc[OWN], difference.loc[(GENERIC, NONE)], difference.loc[(OWN, GENERIC)]
+    ratio = own["mean"] / mean.loc[GENERIC, "mean"] if mean.loc[GENERIC, "mean"] else float("nan")
+    ours = [
+        _points(gain, "difference", "n_pairs"),
+        _points(own, "mean", "n"),
+        f"{ratio:.1f} times; {_points(over, 'difference', 'n_pairs')}",
+    ]
+    quantities = ["generic less none", "own, level (the paper's may be a gain)", "own over generic (the paper: times)"]
+    cited = [published.cite(number) for number in published.MATCHED_PREFIX]
+    return pd.DataFrame({"quantity": quantities, "paper": cited, "ours": ours})
+
+
+def _points(line: pd.Series, value: str, n: str) -> str:
+    return f"{line[value]:.1f} points [{line['ci_low']:.1f}, {line['ci_high']:.1f}], {n} = {line[n]:.0f}"
 
 
 def sustained_table(arms: pd.DataFrame) -> pd.DataFrame:

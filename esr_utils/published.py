@@ -95,3 +95,7 @@ def self_monitor_rates() -> pd.DataFrame:
             note = line["unit"].removeprefix("%").strip(" ()")
             lines.append((model, quantity, without[model, quantity], float(line["value"]) / 100, note))
     return pd.DataFrame(lines, columns=["who", "quantity", "none", "self_monitor", "note"])
+
+
+PREFILL = ("p0365", "p0366", "p0367", "p0368")  # restarts after steered beginnings, by their characters
+MATCHED_PREFIX = ("p0376", "p0377", "p0378")  # gain from a generic beginning, own correction, own over generic

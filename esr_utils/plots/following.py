@@ -81,4 +81,4 @@ def _intervals(
     axis.set_yticks(range(len(table)), names, fontsize=7)
     axis.tick_params(axis="x", labelsize=7)
     axis.title.set_fontsize(7.5)
-    axis.invert_yaxis()
+    axis.set_ylim(len(table) - 0.5, -0.5)

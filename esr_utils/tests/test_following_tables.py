@@ -91,10 +91,36 @@ def test_an_arm_that_is_not_there_is_told(arms):
         metrics.paired_means(arms, ({"arm": "own"}, {"arm": "shout"}), column="first_score")
 
 
+def test_beside_the_paper_stand_its_four_lengths_and_our_steered_beginnings(cells):
+    table = following_tables.cells_beside_paper(following_tables.cell_table(cells))
+    assert [told.split(" ")[0] for told in table["restarts"][:4]] == ["7.0", "13.5", "11.3", "11.9"]
+    ours = table[table["who"] == "ours, restarted"].set_index("continuation")["restarts"]
+    assert ours["unsteered"].startswith("100% [")
+    assert ours["steered"].endswith("4 of 16")
+
+
+def test_beside_the_papers_gain_stands_generic_less_none(arms):
+    both = following_tables.sustained_table(arms), following_tables.sustained_contrasts(arms)
+    table = following_tables.sustained_beside_paper(*both)
+    assert [told.split(" ")[0] for told in table["paper"]] == ["21.8", "54.5", "2.1"]
+    assert table["ours"].str.extract(r"([\d.]+) (?:points|times)")[0].tolist() == ["10.0", "60.5", "1.5"]
+    assert table["ours"].iloc[2].endswith("n_pairs = 11")
+
+
 def test_candidates_are_counted_by_what_became_of_them():
     found = pd.DataFrame({"source": ["restarted"] * 3 + ["uncorrected"], "status": ["fit", "fit", "short", "fit"]})
-    table = following_tables.candidates(found, "source").set_index("source")
-    assert table.loc["restarted"].to_dict() == {"fit": 2, "short": 1}
+    found = found.assign(n_tokens=[10, 20, 90, 15], ends_sentence=[True, False, True, False])
+    segments = pd.DataFrame({"arm": [*ARMS, *ARMS], "status": ["fit"] * 4 + ["restart"] * 4})
+    table = following_tables.candidates(found, segments).set_index("taken")
+    assert table.loc["restarted"].to_dict() == {
+        "fit": 2,
+        "restart": 0,
+        "short": 1,
+        "mean_tokens": 15.0,
+        "ends_sentence": 0.5,
+    }
+    assert table.loc["episodes", ["fit", "restart", "short"]].tolist() == [1, 1, 0]
+    assert list(table.index) == [*SOURCES, "episodes"]
 
 
 def test_figures_show_every_cell_and_arm_with_its_counts(cells, arms):
