@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from esr_utils.discovery import Discovery, committed_detection
+from esr_utils.detection import committed_detection
+from esr_utils.discovery import Discovery
 from esr_utils.matching import matched_sets
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest

@@ -31,7 +31,7 @@ def contrasts(trials: pd.DataFrame) -> pd.DataFrame:
             continue
         between = ({"condition": NONE}, {"condition": condition})
         mine = [paired.rates(trials, between, quantity=quantity) for quantity in QUANTITIES]
-        mine.append(paired.means(trials, between, "first_score"))
+        mine.append(paired.means(trials, between, column="first_score"))
         lines.append(pd.concat(mine).assign(name=name, condition=condition))
     return pd.concat(lines, ignore_index=True)
 

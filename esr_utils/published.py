@@ -106,3 +106,7 @@ def detectors() -> pd.DataFrame:
     the latents chosen for firing in corrections; matched_active, mismatched_active: share of pairs (0 to 1).
     """
     return pd.read_csv(DATA / "published" / "detectors.csv")
+
+
+PREFILL = ("p0365", "p0366", "p0367", "p0368")  # restarts after steered beginnings, by their characters
+MATCHED_PREFIX = ("p0376", "p0377", "p0378")  # gain from a generic beginning, own correction, own over generic

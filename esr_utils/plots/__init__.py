@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from esr_utils.config import results_dir
-from esr_utils.plots import ablation, detection, discovery, fine_tuning, meta_prompting, steering
+from esr_utils.plots import ablation, detection, discovery, fine_tuning, following, meta_prompting, steering
 from esr_utils.plots.style import save_figure, use_style
 
 __all__ = ["RESULTS", "committed_folder", "draw_result", "save_figure", "use_style"]
@@ -19,6 +19,8 @@ RUNS = {
     "detection": (BASE, "esr_detection"),
     "discovery": (CORRECTOR, "latent_discovery"),
     "ablation": (CORRECTOR, "ablation"),
+    "prefill": (CORRECTOR, "following"),
+    "sustained": (CORRECTOR, "following"),
     "meta": (BASE, "meta_prompting"),
     "tuning": (BASE, "fine_tuning"),
 }
@@ -40,6 +42,8 @@ RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "discovery_episode": (discovery.episode, ("episode",)),
     "ablation_arms": (ablation.arms, ("by_arm",)),
     "ablation_contrasts": (ablation.contrasts, ("contrasts",)),
+    "prefill_cells": (following.cells, ("cells",)),
+    "sustained_scores": (following.scores, ("sustained", "sustained_contrasts")),
     "meta_kinds": (meta_prompting.kinds, ("by_kind",)),
     "meta_beside_paper": (meta_prompting.beside_paper, ("beside_paper",)),
     "tuning_shares": (fine_tuning.shares, ("by_share",)),
