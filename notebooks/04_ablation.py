@@ -262,6 +262,7 @@ columns = ["arm", "less", "n_pairs", "n_lost", "mean_second", "mean_first", "dif
 sustained_contrasts[[*columns, "n_latents", "n_questions"]].round(1)
 
 # %% [markdown]
+# `off_topic` is the first attempt whatever it scored, and what the gate does not take for a restart can stand in it.
 # `own`, `generic` and `off_topic` compare continuations that stand at the same place. In `none` the continuation is the
 # opening of a response; an opening may name the question's words more often than what follows it, which the judge
 # would reward, so `generic` less `none` also compares places.
