@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 
 from esr_utils.config import DATA
 
@@ -95,3 +96,41 @@ def self_monitor_rates() -> pd.DataFrame:
             note = line["unit"].removeprefix("%").strip(" ()")
             lines.append((model, quantity, without[model, quantity], float(line["value"]) / 100, note))
     return pd.DataFrame(lines, columns=["who", "quantity", "none", "self_monitor", "note"])
+
+
+@lru_cache(maxsize=1)
+def detectors() -> pd.DataFrame:
+    """Latents that were called off-topic detectors, in the published set and two later ones, indexed by latent.
+
+    Columns: label (cut off where it was published so); of the published 26: cohens_d, off_topic_mean, on_topic_mean
+    (SAE activation, means over 146 corrections), p_one_sided (a text, since some are only bounds), sign_group (of
+    cohens_d); in_published_26, in_separability_25, in_top_50; is_recoverable_by_shuffling, is_backtracking_too; of the
+    25: means and active shares (0 to 1) of the largest activation over shuffled and matched pairs.
+
+    Source: paper, Table 2, and the authors' repository. All at layer 50 of Llama-3.3-70B-Instruct.
+    """
+    return pd.read_csv(DATA / "published" / "detectors.csv", index_col="latent")
+
+
+@lru_cache(maxsize=1)
+def claims() -> pd.DataFrame:
+    """Claims of the paper, one line each, indexed by claim id; ``claims.answers`` looks up what the kit measured.
+
+    Columns: section, claim (in our words), numbers (ids of published numbers, with blanks between), rule (how the kit's
+    result is compared: see ``claims.RULES``), file (under ``data/results``; empty: not measured yet), where (the line,
+    as ``column=value`` with ``;`` between), value (the column that is compared), bound (of the rules that need one).
+    """
+    table = pd.read_csv(DATA / "published" / "claims.csv", index_col="id", dtype=str, keep_default_na=False)
+    return table.assign(bound=pd.to_numeric(table["bound"]))
+
+
+def wilson(rates: pd.Series, n: pd.Series) -> pd.DataFrame:
+    """Events worked out from rounded rates (0 to 1), and the naive 95% interval: n_events, ci_low, ci_high.
+
+    NaN where no number of trials was published. Trials are taken for independent, which they are not: the paper draws
+    five a latent, so the interval is too narrow.
+    """
+    events = (rates * n).round()
+    low, high = proportion_confint(events.fillna(0), n.fillna(1), method="wilson")
+    ends = pd.DataFrame({"ci_low": low, "ci_high": high}, index=n.index).where(n.notna(), axis=0)
+    return pd.concat([events.rename("n_events"), ends], axis=1)
