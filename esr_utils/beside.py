@@ -42,9 +42,9 @@ def paper_line(panel: str, who: str, number: str | None, *, arm: str = "", note:
     line |= {"interval": "", "note": note, "source": ""}
     if number is None:
         return line
-    row = published.published().loc[number]
+    row = published.line(number)
     is_rate = row["unit"].startswith("%")
-    line |= {"value": float(row["value"]) / (100 if is_rate else 1), "n": row["n"]}
+    line |= {"value": published.value(number) / (100 if is_rate else 1), "n": row["n"]}
     line["source"] = f"{number}: {row['source']} ({row['version']})"
     if is_rate and pd.notna(row["n"]):
         naive = published.wilson(pd.Series([line["value"]]), pd.Series([row["n"]])).iloc[0]
@@ -57,9 +57,7 @@ def words(panel: str, who: str, note: str, *, origin: str = "paper", arm: str = 
     return paper_line(panel, who, None, arm=arm, note=note) | {"origin": origin}
 
 
-def our_lines(
-    run: str, name: str, chosen: Mapping[str, object], *, panels: Sequence[str], arm: str = ""
-) -> list[dict]:
+def our_lines(run: str, name: str, chosen: Mapping[str, object], *, panels: Sequence[str], arm: str = "") -> list[dict]:
     """Lines of a committed table where its columns have the ``chosen`` values, one for every panel (quantity).
 
     Raises:

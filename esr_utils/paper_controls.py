@@ -4,9 +4,10 @@ import json
 
 import pandas as pd
 
+from esr_utils import published
 from esr_utils.beside import MODELS, NOT_YET, PAIR, SUBJECTS, frame_of, our_lines, paper_line, result, words
 from esr_utils.config import DATA, results_dir
-from esr_utils.published import META_PROMPTS, detectors, published
+from esr_utils.published import META_PROMPTS
 from esr_utils.result_tables import told
 
 KINDS = ("none", "neutral", "focus", "self_monitor", "resist", "label")
@@ -41,7 +42,7 @@ def fig14_18() -> pd.DataFrame:
 
 def _whole_response(model: str, condition: str, quantity: str) -> str:
     """Id of a whole-response rate in the authors' analysis file (their summary rounds some otherwise)."""
-    numbers = published()
+    numbers = published.published()
     names = numbers["quantity"].str.removesuffix(" (score>=7)")
     asked = (names == WHOLE_RESPONSE[quantity]) & (numbers["source"] == ANALYSIS)
     (number,) = numbers.index[asked & (numbers["model"] == model) & (numbers["condition"] == condition)]
@@ -73,8 +74,8 @@ def table1() -> pd.DataFrame:
     """Steering layers and their depth (0 to 1, layer over number of layers). The column ``layer`` is the layer."""
     lines = []
     for who, (layer, depth) in LAYERS.items():
-        number = published().loc[layer]
-        lines.append(paper_line("depth", who, depth, note=number["condition"]) | {"layer": int(float(number["value"]))})
+        sae = published.line(layer)["condition"]
+        lines.append(paper_line("depth", who, depth, note=sae) | {"layer": int(published.value(layer))})
     norms = result("steering", "resid_norms")
     layer = int(norms.loc[norms["is_steered"], "layer"].iloc[0])
     ours = {"value": layer / len(norms), "layer": layer, "source": "steering/resid_norms.csv"}
@@ -84,7 +85,7 @@ def table1() -> pd.DataFrame:
 def table2() -> pd.DataFrame:
     """The published 26 latents: label, Cohen's d, mean activation off and on topic, p, sign group; by falling d."""
     columns = ["label", "cohens_d", "off_topic_mean", "on_topic_mean", "p_one_sided", "sign_group"]
-    chosen = detectors().query("in_published_26").sort_values("cohens_d", ascending=False, kind="stable")
+    chosen = published.detectors().query("in_published_26").sort_values("cohens_d", ascending=False, kind="stable")
     return chosen[columns].reset_index()
 
 
@@ -110,7 +111,7 @@ def table3() -> pd.DataFrame:
     corrector = _settings(DATA / "embedded" / "corrector" / "training.json")
     lines = []
     for setting, (number, name) in SETTINGS.items():
-        paper = f"{float(published().loc[number, 'value']):g}"
+        paper = f"{published.value(number):g}"
         ours = [f"{known[name]:g}" if name in known else "-" for known in (sweep, corrector)]
         lines.append((setting, paper, *ours))
     return pd.DataFrame(lines, columns=["setting", "paper", "sweep", "corrector"])
@@ -203,4 +204,3 @@ def versions() -> pd.DataFrame:
     """How much lower ablation made the rate, as each version of the paper tells it."""
     lines = [paper_line("reduction", who, number) for who, number in VERSIONS.items()]
     return frame_of([*lines, words("reduction", "ours", NOT_YET, origin="ours")])
-

@@ -1,7 +1,10 @@
 """What Figs 2 to 6 and 9 to 13 of the paper show, as frames: published numbers and ours, in the shape of ``beside``."""
 
+from pathlib import Path
+
 import pandas as pd
 
+from esr_utils import published
 from esr_utils.beside import (
     MODELS,
     NOT_YET,
@@ -16,8 +19,9 @@ from esr_utils.beside import (
 )
 from esr_utils.config import results_dir
 from esr_utils.frames import attempt_frame
-from esr_utils.published import MAIN_RATES, RECOVERY_BY_SHARE, SELF_MONITOR, main_rates, published, wilson
+from esr_utils.published import MAIN_RATES, RECOVERY_BY_SHARE, SELF_MONITOR, main_rates, wilson
 from esr_utils.records import Run
+from esr_utils.result_tables import told
 
 RATES = ("multi_attempt", "improvement", "esr")
 LARGEST = "Llama-3.3-70B-Instruct"
@@ -25,10 +29,7 @@ BOUNDED = "Llama-3.1-8B-Instruct"
 
 
 def fig2() -> pd.DataFrame:
-    """Several attempts, improvement and ESR of five models as published, and of ours at the calibrated strength.
-
-    Panel ``gain``: shares of our trials with several attempts by their gain from first to last (x, middle of a bin).
-    """
+    """Several attempts, improvement and ESR of five models as published, and of ours at the calibrated strength."""
     lines = []
     for model, (multi, esr, _) in MAIN_RATES.items():
         who = MODELS[model]
@@ -38,22 +39,7 @@ def fig2() -> pd.DataFrame:
         lines.append(paper_line("esr", who, esr, note="" if multi else "of a later subset"))
     for subject in SUBJECTS:
         lines += our_lines("esr_detection", "rates", {"subject": subject, "condition": "steered"}, panels=RATES)
-    return frame_of([*lines, *_gains()], "x")
-
-
-def _gains() -> list[dict]:
-    """Our gains from first to last attempt at the calibrated strength, in bins of ten points."""
-    lines = []
-    for subject, who in SUBJECTS.items():
-        run = Run(folder=results_dir(subject, "esr_detection", "standard"))
-        trials = {key: trial for key, trial in run.trials().items() if trial.plan.level == 1.0}
-        scores = attempt_frame(trials, run.judgements("offline")).groupby("trial_id")["score"]
-        gains = (scores.last() - scores.first())[scores.size() > 1]
-        counts = pd.cut(gains, range(-100, 101, 10), right=False).value_counts(sort=False)
-        for middle, count in zip(range(-95, 100, 10), counts, strict=True):
-            line = words("gain", who, "", origin="ours") | {"value": count / len(gains), "n_events": count}
-            lines.append(line | {"n": len(gains), "x": middle, "source": "esr_detection/trials.jsonl"})
-    return lines
+    return frame_of(lines)
 
 
 def _improvement(who: str, model: str) -> dict:
@@ -67,6 +53,28 @@ def _improvement(who: str, model: str) -> dict:
     return line | {"value": share, "n": events["multi_attempt"], "interval": f"naive (Wilson), {told}", "source": told}
 
 
+def fig2_gains() -> pd.DataFrame:
+    """Our gains from first to last attempt at the calibrated strength: counts by bins of ten points (x, the middle)."""
+    lines = [words("gain", "all five", PICTURE)]
+    for subject, who in SUBJECTS.items():
+        gains = _gains(results_dir(subject, "esr_detection", "standard"))
+        counts = pd.cut(gains, [*range(-100, 100, 10), 100.1], right=False).value_counts(sort=False)
+        for middle, count in zip(range(-95, 100, 10), counts, strict=True):
+            line = words("gain", who, "", origin="ours") | {"value": count, "n_events": count}
+            lines.append(line | {"n": len(gains), "x": middle, "source": "esr_detection/trials.jsonl"})
+    return frame_of(lines, "x")
+
+
+def _gains(folder: Path) -> pd.Series:
+    """Last less first score of every trial with several attempts at the calibrated strength."""
+    if not (folder / "trials.jsonl").is_file():
+        raise FileNotFoundError(f"there are no trials in {told(folder)}; restore it with git or run notebook 02.")
+    run = Run(folder=folder)
+    trials = {key: trial for key, trial in run.trials().items() if trial.plan.level == 1.0}
+    scores = attempt_frame(trials, run.judgements("offline")).groupby("trial_id")["score"]
+    return (scores.last() - scores.first())[scores.size() > 1]
+
+
 def fig3() -> pd.DataFrame:
     """Along the strength: the published peaks, in standard deviations from the mean strength; ours by level.
 
@@ -76,7 +84,7 @@ def fig3() -> pd.DataFrame:
     peaks = {"multi_attempt": "p0073", "improvement": "p0074", "esr": "p0075"}
     lines = []
     for panel, number in peaks.items():
-        at = published().loc[number, "condition"].split(" at ")[1].removesuffix(" sd")
+        at = published.line(number)["condition"].split(" at ")[1].removesuffix(" sd")
         lines.append(paper_line(panel, MODELS[LARGEST], number, note="peak") | {"x": float(at)})
     levels = result("esr_detection", "levels")
     for level in sorted(set(levels["level"])):
@@ -108,7 +116,7 @@ def _or_picture(panel: str, who: str, number: str | None, *, arm: str = "") -> d
     """A published number, or the words that only a picture was published."""
     if not number:
         return words(panel, who, PICTURE, arm=arm)
-    unit = published().loc[number, "unit"]
+    unit = published.line(number)["unit"]
     return paper_line(panel, who, number, arm=arm, note="approximate" if "approx" in unit else "")
 
 
@@ -145,7 +153,7 @@ def fig6() -> pd.DataFrame:
     """
     lines = [paper_line("recovery", MODELS[BOUNDED], "p0284") | {"x": 0.0}]
     lines += [paper_line("recovery", MODELS[BOUNDED], number) | {"x": x} for x, number in RECOVERY_BY_SHARE.items()]
-    told = f"curves only, about {float(published().loc['p0102', 'value']):,.0f} trials a share"
+    told = f"curves only, about {published.value('p0102'):,.0f} trials a share"
     lines += [words(panel, MODELS[BOUNDED], told) for panel in RATES]
     for share in sorted(set(result("fine_tuning", "by_share")["share"])):
         chosen = {"share": share, "condition": "recalibrated", "training_seed": ""}
@@ -221,7 +229,7 @@ UNSTEERED = {
 
 
 def fig13() -> pd.DataFrame:
-    """Mean first-attempt score without steering, and the distribution of ours (panel ``share``, x a bin's middle)."""
+    """Mean first-attempt score without steering, and the distribution of ours (panel ``trials``, x a bin's middle)."""
     lines = [paper_line("first_score", who, number) for who, number in UNSTEERED.items()]
     scores = result("esr_detection", "first_scores")
     for subject, who in SUBJECTS.items():
@@ -230,7 +238,6 @@ def fig13() -> pd.DataFrame:
         mine = scores.loc[scores["arm"] == f"{subject}, without steering", "first_score"]
         counts = pd.cut(mine, range(0, 101, 5), include_lowest=True).value_counts(sort=False)
         for middle, count in zip(range(2, 100, 5), counts, strict=True):
-            line = words("share", who, "", origin="ours") | {"value": count / len(mine), "n_events": count}
+            line = words("trials", who, "", origin="ours") | {"value": count, "n_events": count}
             lines.append(line | {"n": len(mine), "x": middle + 0.5, "source": "esr_detection/first_scores.csv"})
     return frame_of(lines, "x")
-

@@ -10,15 +10,42 @@ from esr_utils.config import DATA
 
 @lru_cache(maxsize=1)
 def published() -> pd.DataFrame:
-    """One line a number, indexed by id: quantity, model, condition, value, unit, interval, n, source, version."""
-    return pd.read_csv(DATA / "published" / "published.csv", index_col="id")
+    """One line a number, indexed by id: quantity, model, condition, value, unit, interval, n, source, version.
+
+    Where versions disagree each has its own line. Values are texts, since some hold two numbers: see ``value``.
+    """
+    return pd.read_csv(DATA / "published" / "published.csv", index_col="id", dtype={"value": str})
+
+
+def line(number: str) -> pd.Series:
+    """The line of a published number.
+
+    Raises:
+        ValueError: if there is none with that id.
+    """
+    if number not in published().index:
+        raise ValueError(f"data/published/published.csv has no number {number}; restore it with git.")
+    return published().loc[number]
+
+
+def value(number: str) -> float:
+    """A published number in its unit (per cent as per cent).
+
+    Raises:
+        ValueError: if its line is missing, or holds no single number.
+    """
+    try:
+        return float(line(number)["value"])
+    except ValueError as error:
+        given = line(number)["value"]
+        raise ValueError(f"number {number} in data/published/published.csv is {given!r}, not a number.") from error
 
 
 def cite(number: str) -> str:
     """A published number with what it was measured on, ready for a table."""
-    line = published().loc[number]
-    n = "" if pd.isna(line["n"]) else f", n = {float(line['n']):,.0f}"
-    return f"{line['value']} ({line['model']}, {line['condition']}{n}; {line['version']})"
+    told = line(number)
+    n = "" if pd.isna(told["n"]) else f", n = {float(told['n']):,.0f}"
+    return f"{told['value']} ({told['model']}, {told['condition']}{n}; {told['version']})"
 
 
 MAIN_RATES = {  # the paper's steered baseline: number of the multi-attempt rate, ESR rate and whole-response recovery
@@ -37,8 +64,8 @@ def main_rates() -> pd.DataFrame:
     for model, ids in MAIN_RATES.items():
         for quantity, number in zip(("multi_attempt", "esr", "recovery"), ids, strict=True):
             if number:
-                line = numbers.loc[number]
-                lines.append((model, quantity, float(line["value"]) / 100, float(line["n"]), line["version"]))
+                row = numbers.loc[number]
+                lines.append((model, quantity, float(row["value"]) / 100, float(row["n"]), row["version"]))
     return pd.DataFrame(lines, columns=["model", "quantity", "rate", "n", "version"])
 
 
@@ -92,9 +119,9 @@ def self_monitor_rates() -> pd.DataFrame:
     without = main_rates().set_index(["model", "quantity"])["rate"]
     for model, ids in SELF_MONITOR.items():
         for quantity, number in ids.items():
-            line = numbers.loc[number]
-            note = line["unit"].removeprefix("%").strip(" ()")
-            lines.append((model, quantity, without[model, quantity], float(line["value"]) / 100, note))
+            row = numbers.loc[number]
+            note = row["unit"].removeprefix("%").strip(" ()")
+            lines.append((model, quantity, without[model, quantity], float(row["value"]) / 100, note))
     return pd.DataFrame(lines, columns=["who", "quantity", "none", "self_monitor", "note"])
 
 
@@ -116,9 +143,10 @@ def detectors() -> pd.DataFrame:
 def claims() -> pd.DataFrame:
     """Claims of the paper, one line each, indexed by claim id; ``claims.answers`` looks up what the kit measured.
 
-    Columns: section, claim (in our words), numbers (ids of published numbers, with blanks between), rule (how the kit's
-    result is compared: see ``claims.RULES``), file (under ``data/results``; empty: not measured yet), where (the line,
-    as ``column=value`` with ``;`` between), value (the column that is compared), bound (of the rules that need one).
+    Columns: section, claim (in our words), numbers (ids of published numbers, blanks between), rule (of those in
+    ``claims.RULES``), file (``run/table`` among committed results; empty: not measured yet), where (the line of it, as
+    ``column=value``, with ``;`` between and ``|`` between alternatives), against (of the line it is compared with, what
+    differs), bound (of rules that need one; a share or a score).
     """
     table = pd.read_csv(DATA / "published" / "claims.csv", index_col="id", dtype=str, keep_default_na=False)
     return table.assign(bound=pd.to_numeric(table["bound"]))

@@ -45,14 +45,17 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: if the folder or the file is missing.
-        ValueError: if a column is missing, or a column of numbers holds something else; names file, column and line.
+        ValueError: if the file is no table, a column is missing, or a column of numbers holds something else.
     """
     path = folder / f"{name}.csv"
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {told(folder)}; restore it with git or run its notebook.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no table {told(path)}; restore it with git or run its notebook.")
-    frame = pd.read_csv(path)
+    try:
+        frame = pd.read_csv(path)
+    except ValueError as error:  # pandas: no columns, a line too long, bytes that are no text
+        raise ValueError(f"{told(path)} is no table: {' '.join(str(error).split())}; restore it with git.") from error
     words, numbers = (columns.split() for columns in COLUMNS.get(f"{folder.name}/{name}", ("", "")))
     if absent := [column for column in [*words, *numbers] if column not in frame]:
         raise ValueError(f"{told(path)} lacks the column {', '.join(absent)}; its columns are {', '.join(frame)}.")

@@ -22,7 +22,7 @@ def fig2(frame: pd.DataFrame) -> Figure:
 def fig2_gains(frame: pd.DataFrame) -> Figure:
     """The distribution of last less first score of ours; the paper's was published as a picture only."""
     figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
-    steps(axes, frame[frame["panel"] == "gain"], width=10)
+    steps(axes, frame[frame["origin"] == "ours"], width=10)
     axes.axvline(0, color=GREY, lw=0.8, ls="--")
     axes.set_xlabel("last less first score (points)", fontsize=8)
     axes.set_ylabel("trials with several attempts", fontsize=8)
@@ -79,7 +79,14 @@ def along(axis: Axes, part: pd.DataFrame, *, xlabel: str) -> None:
         axis.plot(mine["x"], 100 * mine["value"], marker="o", ms=3, lw=1, label=who, **look)
         for line in mine[mine["n"] < FEW].itertuples():
             at = (line.x, 100 * line.value)
-            axis.annotate(f"n {line.n:.0f}", at, xytext=(4, -9 if line.value > 0.1 else 3), textcoords="offset points", fontsize=6, color=colour)
+            axis.annotate(
+                f"n {line.n:.0f}",
+                at,
+                xytext=(4, -9 if line.value > 0.1 else 3),
+                textcoords="offset points",
+                fontsize=6,
+                color=colour,
+            )
     least, most = part["n"].min(), part["n"].max()
     told = f"n {most:,.0f}" if least == most else f"n {max(least, 0):,.0f} to {most:,.0f}"
     axis.text(0.5, 1.0, told, transform=axis.transAxes, fontsize=SMALL, ha="center", va="bottom", color=GREY)
@@ -133,14 +140,16 @@ def fig12(frame: pd.DataFrame) -> Figure:
 
 def fig13(frame: pd.DataFrame) -> Figure:
     """Mean first scores without steering, and the distribution of ours."""
-    figure = forest(frame, {"first_score": TITLES["first_score"], "share": ""}, key="")
+    figure = forest(frame, {"first_score": TITLES["first_score"], "trials": ""}, key="")
     left, right = figure.axes
     right.remove()
     axis = figure.add_subplot(1, 2, 2)
-    steps(axis, frame[frame["panel"] == "share"], width=5)
+    steps(axis, frame[frame["panel"] == "trials"], width=5)
     axis.set_xlabel("first-attempt score", fontsize=7.5)
     axis.set_ylabel("trials", fontsize=7.5)
     left.set_xlim(0, 100)
-    finish(figure, "open: published, no interval, of the distribution a picture only; filled and lines: ours, 95% clustered")
+    finish(
+        figure,
+        "open: published, no interval, of the distribution a picture only; filled and lines: ours, 95% clustered",
+    )
     return figure
-

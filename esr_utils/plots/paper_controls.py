@@ -93,7 +93,9 @@ def table2(frame: pd.DataFrame) -> Figure:
         right.text(1.02, at, told, transform=right.get_yaxis_transform(), fontsize=SMALL, va="center", color=GREY)
     right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.08), ncols=2)
     left.invert_yaxis()
-    finish(figure, "published alone: Llama 70B, corrected responses; p one-sided, not corrected for the number of latents")
+    finish(
+        figure, "published alone: Llama 70B, corrected responses; p one-sided, not corrected for the number of latents"
+    )
     return figure
 
 
@@ -146,4 +148,3 @@ def whole_response(frame: pd.DataFrame) -> Figure:
 def versions(frame: pd.DataFrame) -> Figure:
     """The effect of the ablation as each version tells it."""
     return forest(frame, {"reduction": "less than without ablation (%)"}, key="Llama 70B; no interval was published")
-
