@@ -42,7 +42,7 @@ def forest(frame: pd.DataFrame, panels: Mapping[str, str], *, row_inches: float 
     figure, axes = plt.subplots(1, len(panels), figsize=(2 * COLUMN_INCHES, height), sharey=is_shared, squeeze=False)
     for axis, (panel, title) in zip(axes[0], panels.items(), strict=True):
         names = most if is_shared else who[panel]
-        rows(axis, frame[frame["panel"] == panel], names, arms, factor=100 if "%" in title else 1)
+        rows(axis, frame[frame["panel"] == panel], names, arms, factor=100.0 if "%" in title else 1.0)
         axis.xaxis.set_major_locator(MaxNLocator(4 if len(panels) < 3 else 3))
         axis.set_title(title, fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=7.5)

@@ -22,7 +22,7 @@ def fig2(frame: pd.DataFrame) -> Figure:
 def fig2_gains(frame: pd.DataFrame) -> Figure:
     """The distribution of last less first score of ours; the paper's was published as a picture only."""
     figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.0))
-    steps(axes, frame[frame["origin"] == "ours"], width=10)
+    steps(axes, frame[frame["origin"] == "ours"], width=10.0)
     axes.axvline(0, color=GREY, lw=0.8, ls="--")
     axes.set_xlabel("last less first score (points)", fontsize=8)
     axes.set_ylabel("trials with several attempts", fontsize=8)
@@ -144,7 +144,7 @@ def fig13(frame: pd.DataFrame) -> Figure:
     left, right = figure.axes
     right.remove()
     axis = figure.add_subplot(1, 2, 2)
-    steps(axis, frame[frame["panel"] == "trials"], width=5)
+    steps(axis, frame[frame["panel"] == "trials"], width=5.0)
     axis.set_xlabel("first-attempt score", fontsize=7.5)
     axis.set_ylabel("trials", fontsize=7.5)
     left.set_xlim(0, 100)

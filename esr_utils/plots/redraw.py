@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 from matplotlib import pyplot as plt
 
 from esr_utils.claims import answers
@@ -42,12 +43,13 @@ def redraw() -> list[str]:
     except OSError as error:
         return [f"no figure can be written into {told(folder)}: {error.strerror}; make it a folder you may write to."]
     failures: dict[str, list[str]] = {}
-    for name, draw in [*jobs(), ("index.html", partial(_write_page, folder))]:
+    for name, draw in [*jobs(), ("paper_claims", partial(_write_claims, folder))]:
         try:
             draw()
         except (OSError, ValueError, JournalError) as error:
             failures.setdefault(_sentence(error), []).append(name)
             plt.close("all")
+    _write_page(folder, has_claims="paper_claims" not in sum(failures.values(), []))
     return [f"{fault} Not drawn: {', '.join(names)}." for fault, names in failures.items()]
 
 
@@ -58,14 +60,13 @@ def _sentence(error: OSError | ValueError | JournalError) -> str:
     return " ".join(str(error).split())
 
 
-def _write_page(folder: Path) -> None:
-    """The page, and the table of claims as csv. A claim that cannot be looked up costs the table, not the page."""
-    try:
-        claims = answers()
-    except (OSError, ValueError):
-        (folder / "index.html").write_text(gallery.page(PARTS, folder, None), encoding="utf-8")
-        raise
-    claims.to_csv(folder / "paper_claims.csv", index=False)
+def _write_claims(folder: Path) -> None:
+    answers().to_csv(folder / "paper_claims.csv", index=False)
+
+
+def _write_page(folder: Path, *, has_claims: bool) -> None:
+    """The page that shows what is in the folder, with the table of claims if it could be made this time."""
+    claims = pd.read_csv(folder / "paper_claims.csv", dtype=str, keep_default_na=False) if has_claims else None
     (folder / "index.html").write_text(gallery.page(PARTS, folder, claims), encoding="utf-8")
 
 

@@ -7,12 +7,12 @@ from esr_utils import claims
 from esr_utils.beside import NOT_YET
 
 
-def rate(low: float, high: float, *, n_events: int = 20, n: int = 100) -> pd.Series:
+def rate(low, high, *, n_events=20, n=100):
     value = n_events / n if n else float("nan")
     return pd.Series({"value": value, "ci_low": low, "ci_high": high, "n_events": n_events, "n": n, "quantity": "esr"})
 
 
-def difference(value: float, low: float, high: float) -> pd.Series:
+def difference(value, low, high):
     return pd.Series({"value": value, "ci_low": low, "ci_high": high, "n": 64, "n_only_first": 3, "quantity": "esr"})
 
 
@@ -67,7 +67,7 @@ def test_values_are_told_with_interval_and_counts():
     assert claims.in_words(rate(0.1, 0.3)) == "20.0% [10.0, 30.0], 20 of 100"
     assert claims.in_words(difference(0.1, 0.02, 0.2)) == "10.0 points [2.0, 20.0], 64 pairs"
     assert claims.in_words(rate(0, 1, n_events=0, n=0)) == "no trial to count"
-    score = rate(20, 40, n_events=100) | {"quantity": "first_score", "value": 30.0}
+    score = {**rate(20, 40, n_events=100), "quantity": "first_score", "value": 30.0}
     assert claims.in_words(pd.Series(score)) == "30.0 [20.0, 40.0], n = 100"
 
 
@@ -82,7 +82,7 @@ def test_every_claim_is_answered_or_said_to_be_open():
 def test_ours_is_read_from_the_result_file(monkeypatch):
     real = claims.result
 
-    def altered(run: str, name: str) -> pd.DataFrame:
+    def altered(run, name):
         table = real(run, name)
         if (run, name) == ("esr_detection", "rates"):
             table = table.assign(n_events=123, rate=0.345, ci_low=0.3, ci_high=0.4)

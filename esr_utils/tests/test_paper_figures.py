@@ -1,4 +1,4 @@
-"""The paper's figures: whole, honest about what was not published, the same every time, and clear when a file is bad."""
+"""The paper's figures: whole, honest about what was not published, the same every time, clear when a file is bad."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from esr_utils import config, plots, published
+from esr_utils import config, plots, published, result_tables
 from esr_utils.beside import NAIVE, NOT_YET, PICTURE
 from esr_utils.config import figures_dir
 from esr_utils.plots import captions, redraw, style
@@ -34,7 +34,7 @@ def results(tmp_path, monkeypatch):
     """A copy of the committed results that a test may damage; figures go beside it."""
     shutil.copytree(config.DATA / "results", tmp_path / "data" / "results")
     monkeypatch.setattr(config, "DATA", tmp_path / "data")
-    monkeypatch.setattr(config, "ROOT", tmp_path)
+    monkeypatch.setattr(result_tables, "ROOT", tmp_path)
     return tmp_path / "data" / "results" / "smollm2-135m"
 
 
@@ -140,7 +140,7 @@ def test_a_missing_folder_is_one_sentence_and_the_rest_is_drawn(results, few, tm
     (fault,) = faults
     assert fault == (
         "there is no folder data/results/smollm2-135m/esr_detection; restore it with git or run its notebook. "
-        "Not drawn: detection_rates, detection_levels, paper_fig3, index.html."
+        "Not drawn: detection_rates, detection_levels, paper_fig3, paper_claims."
     )
     drawn = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert drawn == {"meta_kinds", "paper_fig5", "paper_table1"}
@@ -189,6 +189,7 @@ def test_redrawing_imports_no_torch():
 
 def test_bins_hold_every_trial():
     for name, panel in (("paper_fig2_gains", "gain"), ("paper_fig13", "trials")):
-        counted = FRAMES[name].query("panel == @panel and origin == 'ours'").groupby("who")
+        frame = FRAMES[name]
+        counted = frame[(frame["panel"] == panel) & (frame["origin"] == "ours")].groupby("who")
         assert (counted["n_events"].sum() == counted["n"].first()).all()
         assert np.isfinite(counted["x"].sum()).all()
