@@ -24,7 +24,15 @@ MODELS = {  # as published -> as told in a figure
 }
 PAIR = "smollm2-135m"
 SUBJECTS = {PAIR: "ours, base", f"{PAIR}-corrector": "ours, corrector"}
-NAIVE = "naive (Wilson, from the rounded rate)"
+NAIVE = "naive (Wilson)"
+ROUNDED = f"{NAIVE}, events worked out from the rounded rate"
+COUNTED = {  # published rate -> published number of its events, where there is one
+    "p0045": "p0043",
+    "p0387": "p0388",
+    "p0390": "p0391",
+    "p0393": "p0394",
+    "p0396": "p0397",
+}
 CLUSTERED = "95%, clustered or exact"
 PICTURE = "a picture only"
 NOT_YET = "not measured yet"
@@ -37,7 +45,10 @@ def result(run: str, name: str) -> pd.DataFrame:
 
 
 def paper_line(panel: str, who: str, number: str | None, *, arm: str = "", note: str = "") -> dict:
-    """One published number; rates get the naive interval where their n was published. ``None``: ``note`` alone."""
+    """One published number; rates get the naive interval where their n was published. ``None``: ``note`` alone.
+
+    Events are those that were published, else worked out from the rounded rate.
+    """
     line = dict.fromkeys(LINE, np.nan) | {"panel": panel, "who": who, "arm": arm, "origin": "paper"}
     line |= {"interval": "", "note": note, "source": ""}
     if number is None:
@@ -47,9 +58,14 @@ def paper_line(panel: str, who: str, number: str | None, *, arm: str = "", note:
     line |= {"value": published.value(number) / (100 if is_rate else 1), "n": row["n"]}
     line["source"] = f"{number}: {row['source']} ({row['version']})"
     if is_rate and pd.notna(row["n"]):
-        naive = published.wilson(pd.Series([line["value"]]), pd.Series([row["n"]])).iloc[0]
-        line |= {**naive.to_dict(), "interval": NAIVE}
+        counted = published.value(COUNTED[number]) / row["n"] if number in COUNTED else line["value"]
+        line |= naive(counted, row["n"]) | {"interval": NAIVE if number in COUNTED else ROUNDED}
     return line
+
+
+def naive(rate: float, n: float) -> dict[str, float]:
+    """Events, ci_low and ci_high of a rate (0 to 1), trials taken for independent."""
+    return published.wilson(pd.Series([rate]), pd.Series([n])).iloc[0].to_dict()
 
 
 def words(panel: str, who: str, note: str, *, origin: str = "paper", arm: str = "") -> dict:

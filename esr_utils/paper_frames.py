@@ -7,10 +7,13 @@ import pandas as pd
 from esr_utils import published
 from esr_utils.beside import (
     MODELS,
+    NAIVE,
     NOT_YET,
     PICTURE,
+    ROUNDED,
     SUBJECTS,
     frame_of,
+    naive,
     one_line,
     our_lines,
     paper_line,
@@ -19,7 +22,7 @@ from esr_utils.beside import (
 )
 from esr_utils.config import results_dir
 from esr_utils.frames import attempt_frame
-from esr_utils.published import MAIN_RATES, RECOVERY_BY_SHARE, SELF_MONITOR, main_rates, wilson
+from esr_utils.published import MAIN_RATES, RECOVERY_BY_SHARE, SELF_MONITOR, main_rates
 from esr_utils.records import Run
 from esr_utils.result_tables import told
 
@@ -46,11 +49,9 @@ def _improvement(who: str, model: str) -> dict:
     """Published only through its two factors: ESR events over events with several attempts, each worked out."""
     rates = main_rates().query("model == @model").set_index("quantity")
     events = (rates["rate"] * rates["n"]).round()
-    share = events["esr"] / events["multi_attempt"]
-    naive = wilson(pd.Series([share]), pd.Series([events["multi_attempt"]])).iloc[0]
-    line = words("improvement", who, "") | naive.to_dict()
-    told = "worked out from the rounded rates p0038 and p0039"
-    return line | {"value": share, "n": events["multi_attempt"], "interval": f"naive (Wilson), {told}", "source": told}
+    share, n = events["esr"] / events["multi_attempt"], events["multi_attempt"]
+    line = words("improvement", who, "approximate") | naive(share, n) | {"value": share, "n": n}
+    return line | {"interval": ROUNDED, "source": "worked out from the rounded rates p0038 and p0039"}
 
 
 def fig2_gains() -> pd.DataFrame:
@@ -113,7 +114,9 @@ def fig4() -> pd.DataFrame:
 
 
 def _or_picture(panel: str, who: str, number: str | None, *, arm: str = "") -> dict:
-    """A published number, or the words that only a picture was published."""
+    """A published number, or the words that only a picture was published; of one model a bound."""
+    if not number and (panel, who, arm) == ("multi_attempt", MODELS[BOUNDED], "no meta-prompt"):
+        return paper_line(panel, who, "p0041", arm=arm, note="at most")
     if not number:
         return words(panel, who, PICTURE, arm=arm)
     unit = published.line(number)["unit"]
@@ -176,7 +179,7 @@ def fig9_11() -> pd.DataFrame:
     for who, (low, high) in RANGES.items():
         ends = [paper_line("agreement", who, number)["value"] for number in (low, high) if number]
         line = paper_line("agreement", who, low, note="lowest to highest pair" if high else "more than")
-        lines.append(line | {"value": ends[0], "ci_low": ends[0], "ci_high": ends[-1], "interval": "range over pairs"})
+        lines.append(line | ({"ci_low": ends[0], "ci_high": ends[1], "interval": "range over pairs"} if high else {}))
     lines += [words("spearman", "the paper, by pair", PICTURE)]
     return frame_of([*lines, *_our_agreement()])
 
@@ -214,17 +217,16 @@ def fig12() -> pd.DataFrame:
 def _no_event(who: str, number: str) -> dict:
     """No event among the n trials of a published number, with the naive interval."""
     line = paper_line("multi_attempt", who, number)
-    naive = wilson(pd.Series([0.0]), pd.Series([line["n"]])).iloc[0]
-    return line | naive.to_dict() | {"value": 0.0, "interval": "naive (Wilson)"}
+    return line | naive(0.0, line["n"]) | {"value": 0.0, "interval": NAIVE}
 
 
 UNSTEERED = {
     "Llama 8B": "p0056",
     "Gemma 9B": "p0057",
     "all five, version 1": "p0058",
-    "highest, repository": "p0066",
-    "about, lowest": "p0067",
-    "about, highest": "p0068",
+    "Gemma 27B and 9B, repository": "p0066",
+    "lowest of five, repository": "p0067",
+    "highest of five, repository": "p0068",
 }
 
 

@@ -24,7 +24,7 @@ TITLES = {
     "shift": "gradual shifts (%)",
     "recovery": "whole response\nrecovers (%)",
 }
-KEY = "open, dotted: published, naive 95% worked out from rounded rates; filled, solid: ours, 95% clustered"
+KEY = "open, dotted: published, naive 95%, ≈ events worked out from rounded rates; filled, solid: ours, 95% clustered"
 
 
 def forest(frame: pd.DataFrame, panels: Mapping[str, str], *, row_inches: float = 0.25, key: str = KEY) -> Figure:
@@ -95,7 +95,7 @@ def counts(line: tuple, factor: float) -> str:
         return f"{value}, n not told" if factor == 100 and not value.startswith(("at most", "more than")) else value
     if pd.isna(line.n_events) or factor == 1:
         return f"{value}, n {line.n:,.0f}"
-    is_worked_out = line.origin == "paper" and line.n_events > 0
+    is_worked_out = "rounded" in line.interval and line.n_events > 0
     return f"{value}, {'≈' if is_worked_out else ''}{line.n_events:,.0f}/{line.n:,.0f}"
 
 

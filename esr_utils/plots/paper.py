@@ -103,7 +103,7 @@ def fig4(frame: pd.DataFrame) -> Figure:
 def ablation(frame: pd.DataFrame) -> Figure:
     """First score and rates by what was ablated (Figs 5 and 19)."""
     panels = {panel: TITLES[panel] for panel in ("first_score", "multi_attempt", "esr")}
-    return forest(frame, panels, key=f"Llama 70B by what was ablated. {KEY}")
+    return forest(frame, panels, key=f"Llama 70B by what was ablated\n{KEY}")
 
 
 def fig6(frame: pd.DataFrame) -> Figure:

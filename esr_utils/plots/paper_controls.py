@@ -123,7 +123,7 @@ def prefill(frame: pd.DataFrame) -> Figure:
 def held_out(frame: pd.DataFrame) -> Figure:
     """Rates on held-out prompts by what was ablated."""
     panels = {panel: TITLES[panel] for panel in ("multi_attempt", "esr")}
-    told = "Llama 70B by what was ablated, held-out prompts, rebuttal; events of several attempts were published"
+    told = "Llama 70B by what was ablated, held-out prompts, rebuttal"
     return forest(frame, panels, key=f"{told}\n{KEY}")
 
 

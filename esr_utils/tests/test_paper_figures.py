@@ -84,7 +84,7 @@ def test_a_published_interval_is_marked_as_naive(name):
     frame = FRAMES[name]
     paper = frame[(frame["origin"] == "paper") & frame["ci_low"].notna()]
     assert paper["interval"].str.contains("naive|range over pairs").all()
-    assert frame.loc[frame["origin"] == "ours", "interval"].ne(NAIVE).all()
+    assert not frame.loc[frame["origin"] == "ours", "interval"].str.startswith(NAIVE).any()
 
 
 def test_a_curve_without_numbers_is_told_in_words():
