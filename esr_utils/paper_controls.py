@@ -45,8 +45,11 @@ def _whole_response(model: str, condition: str, quantity: str) -> str:
     numbers = published.published()
     names = numbers["quantity"].str.removesuffix(" (score>=7)")
     asked = (names == WHOLE_RESPONSE[quantity]) & (numbers["source"] == ANALYSIS)
-    (number,) = numbers.index[asked & (numbers["model"] == model) & (numbers["condition"] == condition)]
-    return number
+    found = numbers.index[asked & (numbers["model"] == model) & (numbers["condition"] == condition)]
+    if len(found) != 1:
+        told = f"{WHOLE_RESPONSE[quantity]} of {model}, {condition}"
+        raise ValueError(f"data/published/published.csv has {len(found)} numbers for the {told}; restore it with git.")
+    return found[0]
 
 
 def fig20_21() -> pd.DataFrame:

@@ -8,13 +8,23 @@ from statsmodels.stats.proportion import proportion_confint
 from esr_utils.config import DATA
 
 
+def _read(name: str, columns: str) -> pd.DataFrame:
+    """A table of the published record; a ValueError if it lacks one of its columns (named with blanks between)."""
+    frame = pd.read_csv(DATA / "published" / f"{name}.csv")
+    if absent := set(columns.split()) - set(frame):
+        told = ", ".join(sorted(absent))
+        raise ValueError(f"data/published/{name}.csv lacks the column {told}; restore it with git.")
+    return frame
+
+
 @lru_cache(maxsize=1)
 def published() -> pd.DataFrame:
     """One line a number, indexed by id: quantity, model, condition, value, unit, interval, n, source, version.
 
     Where versions disagree each has its own line. Values are texts, since some hold two numbers: see ``value``.
     """
-    return pd.read_csv(DATA / "published" / "published.csv", index_col="id", dtype={"value": str})
+    columns = "id quantity model condition value unit ci_low ci_high n source version note"
+    return _read("published", columns).set_index("id").astype({"value": str})
 
 
 def line(number: str) -> pd.Series:
@@ -65,7 +75,7 @@ def main_rates() -> pd.DataFrame:
         for quantity, number in zip(("multi_attempt", "esr", "recovery"), ids, strict=True):
             if number:
                 row = numbers.loc[number]
-                lines.append((model, quantity, float(row["value"]) / 100, float(row["n"]), row["version"]))
+                lines.append((model, quantity, value(number) / 100, float(row["n"]), row["version"]))
     return pd.DataFrame(lines, columns=["model", "quantity", "rate", "n", "version"])
 
 
@@ -121,7 +131,7 @@ def self_monitor_rates() -> pd.DataFrame:
         for quantity, number in ids.items():
             row = numbers.loc[number]
             note = row["unit"].removeprefix("%").strip(" ()")
-            lines.append((model, quantity, without[model, quantity], float(row["value"]) / 100, note))
+            lines.append((model, quantity, without[model, quantity], value(number) / 100, note))
     return pd.DataFrame(lines, columns=["who", "quantity", "none", "self_monitor", "note"])
 
 
@@ -136,7 +146,8 @@ def detectors() -> pd.DataFrame:
 
     Source: paper, Table 2, and the authors' repository. All at layer 50 of Llama-3.3-70B-Instruct.
     """
-    return pd.read_csv(DATA / "published" / "detectors.csv", index_col="latent")
+    columns = "latent label cohens_d off_topic_mean on_topic_mean p_one_sided in_published_26 sign_group"
+    return _read("detectors", columns).set_index("latent")
 
 
 @lru_cache(maxsize=1)
@@ -148,8 +159,9 @@ def claims() -> pd.DataFrame:
     ``column=value``, with ``;`` between and ``|`` between alternatives), against (of the line it is compared with, what
     differs), bound (of rules that need one; a share or a score).
     """
-    table = pd.read_csv(DATA / "published" / "claims.csv", index_col="id", dtype=str, keep_default_na=False)
-    return table.assign(bound=pd.to_numeric(table["bound"]))
+    table = _read("claims", "id section claim numbers rule file where against bound").set_index("id")
+    bounds = pd.to_numeric(table["bound"])
+    return table.fillna(dict.fromkeys(table.columns.drop("bound"), "")).assign(bound=bounds)
 
 
 def wilson(rates: pd.Series, n: pd.Series) -> pd.DataFrame:

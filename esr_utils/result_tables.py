@@ -7,36 +7,36 @@ import pandas as pd
 
 from esr_utils.config import ROOT
 
-_RATE = "value ci_low ci_high n_events n"
+_RATE = "value, ci_low, ci_high, n_events, n"
 # run/table -> its columns of words, and its columns of numbers; other columns may be there and are not looked at
 COLUMNS: dict[str, tuple[str, str]] = {
-    "steering/resid_norms": ("is_steered", "layer norm distance_from_mean"),
-    "steering/sweep": ("label", "strength topicality activation"),
-    "steering/curves": ("topic", "strength pos about_question about_topic"),
-    "steering/grid": ("label", "strength topicality"),
+    "steering/resid_norms": ("is_steered", "layer, norm, distance_from_mean"),
+    "steering/sweep": ("label", "strength, topicality, activation"),
+    "steering/curves": ("topic", "strength, pos, about_question, about_topic"),
+    "steering/grid": ("label", "strength, topicality"),
     "steering/calibration": (
         "label",
-        "strength window_low window_high target n_verified verified_score verified_sd",
+        "strength, window_low, window_high, target, n_verified, verified_score, verified_sd",
     ),
-    "steering/beliefs": ("label", "strength density"),
-    "esr_detection/effort": ("effort", "verified_score target window_low window_high"),
+    "steering/beliefs": ("label", "strength, density"),
+    "esr_detection/effort": ("effort", "verified_score, target, window_low, window_high"),
     "esr_detection/first_scores": ("arm", "first_score"),
-    "esr_detection/rates_beside_paper": ("who quantity origin", "rate ci_low ci_high n_events n"),
-    "esr_detection/rates": ("subject condition quantity", "rate ci_low ci_high n_events n"),
-    "esr_detection/placebo": ("subject parts", "rate ci_low ci_high n_events n mean_gain"),
-    "esr_detection/levels": ("subject quantity", f"level {_RATE}"),
-    "esr_detection/judge_pairs": ("other", "offline score"),
-    "esr_detection/coverage": ("setting method", "coverage"),
-    "meta_prompting/by_kind": ("subject kind quantity", f"level {_RATE}"),
-    "meta_prompting/contrasts": ("subject kind less quantity", "level n_pairs difference ci_low ci_high"),
-    "meta_prompting/beside_paper": ("who origin kind quantity", _RATE),
-    "fine_tuning/by_share": ("condition quantity", f"share training_seed {_RATE}"),
-    "fine_tuning/controls": ("arm condition quantity", _RATE),
-    "fine_tuning/contrasts": ("condition less quantity", "n_pairs difference ci_low ci_high"),
-    "fine_tuning/beside_paper": ("who origin", "share value ci_low ci_high n"),
-    "validation/readers": ("part", ""),
-    "validation/restarts": ("part quantity", "value ci_low ci_high n_events n"),
-    "validation/scores": ("part quantity", "value ci_low ci_high n"),
+    "esr_detection/rates_beside_paper": ("who, quantity, origin", "rate, ci_low, ci_high, n_events, n"),
+    "esr_detection/rates": ("subject, condition, quantity", "rate, ci_low, ci_high, n_events, n"),
+    "esr_detection/placebo": ("subject, parts", "rate, ci_low, ci_high, n_events, n, mean_gain"),
+    "esr_detection/levels": ("subject, quantity", f"level, {_RATE}"),
+    "esr_detection/judge_pairs": ("other", "offline, score"),
+    "esr_detection/coverage": ("setting, method", "coverage"),
+    "meta_prompting/by_kind": ("subject, kind, quantity", f"level, {_RATE}"),
+    "meta_prompting/contrasts": ("subject, kind, less, quantity", "level, n_pairs, difference, ci_low, ci_high"),
+    "meta_prompting/beside_paper": ("who, origin, kind, quantity", _RATE),
+    "fine_tuning/by_share": ("condition, quantity", f"share, training_seed, {_RATE}"),
+    "fine_tuning/controls": ("arm, condition, quantity", _RATE),
+    "fine_tuning/contrasts": ("condition, less, quantity", "n_pairs, difference, ci_low, ci_high"),
+    "fine_tuning/beside_paper": ("who, origin", "share, value, ci_low, ci_high, n"),
+    "validation/readers": ("part", "multi-attempt agreement, n"),
+    "validation/restarts": ("part, quantity", "value, ci_low, ci_high, n_events, n"),
+    "validation/scores": ("part, quantity, scored by", "value, ci_low, ci_high, n"),
 }
 
 
@@ -47,7 +47,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
         FileNotFoundError: if the folder or the file is missing.
         ValueError: if the file is no table, a column is missing, or a column of numbers holds something else.
     """
-    path = folder / f"{name}.csv"
+    path, key = folder / f"{name}.csv", f"{folder.name}/{name}"
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {told(folder)}; restore it with git or run its notebook.")
     if not path.is_file():
@@ -56,7 +56,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
         frame = pd.read_csv(path)
     except ValueError as error:  # pandas: no columns, a line too long, bytes that are no text
         raise ValueError(f"{told(path)} is no table: {' '.join(str(error).split())}; restore it with git.") from error
-    words, numbers = (columns.split() for columns in COLUMNS.get(f"{folder.name}/{name}", ("", "")))
+    words, numbers = (list(filter(None, columns.split(", "))) for columns in COLUMNS.get(key, ("", "")))
     if absent := [column for column in [*words, *numbers] if column not in frame]:
         raise ValueError(f"{told(path)} lacks the column {', '.join(absent)}; its columns are {', '.join(frame)}.")
     for column in numbers:

@@ -94,6 +94,15 @@ def test_a_number_that_is_not_there_is_named():
         published.line("p9999")
 
 
+def test_a_column_that_is_missing_is_named(tmp_path, monkeypatch):
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "claims.csv").write_text("id,section,claim,numbers,file,where,against,bound\n")
+    monkeypatch.setattr(published, "DATA", tmp_path)
+    published.claims.cache_clear()
+    with pytest.raises(ValueError, match=r"data/published/claims.csv lacks the column rule; restore it with git."):
+        published.claims()
+
+
 def test_a_text_is_not_taken_for_a_number():
     with pytest.raises(ValueError, match="p0404 .* is '91/760', not a number"):
         published.value("p0404")
