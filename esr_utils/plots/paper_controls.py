@@ -93,9 +93,8 @@ def table2(frame: pd.DataFrame) -> Figure:
         right.text(1.02, at, told, transform=right.get_yaxis_transform(), fontsize=SMALL, va="center", color=GREY)
     right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.08), ncols=2)
     left.invert_yaxis()
-    finish(
-        figure, "published alone: Llama 70B, corrected responses; p one-sided, not corrected for the number of latents"
-    )
+    told = f"published alone: Llama 70B, n = {frame['n'].iloc[0]} corrected responses"
+    finish(figure, f"{told}; p one-sided, not corrected for the number of latents")
     return figure
 
 
