@@ -9,12 +9,12 @@ import pandas as pd
 
 from esr_utils import latents
 from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
-from esr_utils.config import DetectionScale
 from esr_utils.judging import first_scores
 from esr_utils.models import find_entry
 from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest
+from esr_utils.scales import DetectionScale
 from esr_utils.study import JUDGE, MAIN_LEVEL, SECOND_JUDGE, Study
 from esr_utils.trials import plan_trials
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
+from tqdm.auto import tqdm
 
 from esr_utils.engines.hf import HFEngine
 from esr_utils.latents import SILENT
@@ -59,6 +60,28 @@ def derangements(n: int, n_draws: int, *, seed: int = 0) -> Int[np.ndarray, "der
     raise ValueError(f"{n_draws} different derangements of {n} responses asked for, and {len(found)} were found")
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Readings:
+    """What every latent does over the tokens of each response: reading 0 under its own question, the others under
+    another's, a derangement each.
+    """
+
+    peaks: Float[np.ndarray, "reading response latent"]
+    means: Float[np.ndarray, "reading response latent"]
+
+
+def read_deranged(
+    engine: HFEngine,
+    questions: Sequence[str],
+    responses: Sequence[str],
+    orders: Int[np.ndarray, "derangement response"],
+) -> Readings:
+    """Each response read under its own question, then under that of each derangement."""
+    asked = [list(questions), *([questions[i] for i in order] for order in orders)]
+    read = [read_pairs(engine, mine, responses) for mine in tqdm(asked, desc="readings")]
+    return Readings(peaks=np.stack([peaks for peaks, _ in read]), means=np.stack([means for _, means in read]))
+
+
 @torch.inference_mode()
 def read_pairs(
     engine: HFEngine, questions: Sequence[str], responses: Sequence[str]
@@ -83,7 +106,16 @@ def read_pairs(
     return np.stack(peaks), np.stack(means)
 
 
-def paper_rule(
+def auc(
+    matched: Float[np.ndarray, "response latent"], mismatched: Float[np.ndarray, "pair latent"]
+) -> Float[np.ndarray, " latent"]:
+    """Probability that a latent peaks higher in a mismatched pair than in a matched one; ties count half."""
+    n, m = len(matched), len(mismatched)
+    ranks = rankdata(np.concatenate([matched, mismatched]), axis=0)
+    return (ranks[n:].sum(axis=0) - m * (m + 1) / 2) / (n * m)
+
+
+def zero_rule(
     matched: Float[np.ndarray, "response latent"], mismatched: Float[np.ndarray, "response latent"]
 ) -> Bool[np.ndarray, " latent"]:
     """Silent in every matched pair, active in at least 80% of the mismatched ones.
@@ -93,13 +125,28 @@ def paper_rule(
     return (matched <= SILENT).all(axis=0) & ((mismatched > SILENT).mean(axis=0) >= MIN_ACTIVE)
 
 
-def auc(
-    matched: Float[np.ndarray, "response latent"], mismatched: Float[np.ndarray, "pair latent"]
-) -> Float[np.ndarray, " latent"]:
-    """Probability that a latent peaks higher in a mismatched pair than in a matched one; ties count half."""
-    n, m = len(matched), len(mismatched)
-    ranks = rankdata(np.concatenate([matched, mismatched]), axis=0)
-    return (ranks[n:].sum(axis=0) - m * (m + 1) / 2) / (n * m)
+def separable_rule(
+    matched: Float[np.ndarray, "response latent"], mismatched: Float[np.ndarray, "response latent"]
+) -> Bool[np.ndarray, " latent"]:
+    """Peaks higher in every mismatched pair than in any matched one (AUC of 1). Source: the authors' released list."""
+    return auc(matched, mismatched) == 1.0
+
+
+def sum_rule(
+    matched: Float[np.ndarray, "response latent"], mismatched: Float[np.ndarray, "response latent"]
+) -> Bool[np.ndarray, " latent"]:
+    """Of the latents active in over 90% of mismatched pairs, the 50 whose summed peaks rise most.
+
+    Source: a later list of the authors. It always finds 50 where so many latents are active at all.
+    """
+    rise = np.where((mismatched > SILENT).mean(axis=0) > 0.9, mismatched.sum(axis=0) - matched.sum(axis=0), -np.inf)
+    top = np.argsort(-rise)[:50]
+    chosen = np.zeros(len(rise), dtype=bool)
+    chosen[top[rise[top] > 0]] = True
+    return chosen
+
+
+PAPER_RULES = {"zero": zero_rule, "separable": separable_rule, "sum": sum_rule}  # of one derangement's peaks
 
 
 def superiority(
@@ -150,13 +197,19 @@ def false_discoveries(
     n_shuffles: int,
     seed: int = 0,
 ) -> Int[np.ndarray, " shuffle"]:
-    """How many latents the rule chooses when it is left to chance which reading of a response is called matched."""
-    rng, counts = np.random.default_rng(seed), []
+    """How many latents the rule chooses when one reading of each response, any of them, is called the matched one.
+
+    A shuffle that only swaps the two readings of a whole response is too lenient on rare, skewed activations.
+    """
+    rng, readings = np.random.default_rng(seed), np.concatenate([matched[None], mismatched])
+    at, counts = np.arange(len(matched)), []
     for _ in range(n_shuffles):
-        swapped = rng.random(len(matched)) < 0.5
-        first = np.where(swapped[:, None], mismatched[0], matched)
-        others = np.where(swapped[None, :, None], matched[None], mismatched)
-        frequency = selection_frequency(first, others, rule, n_draws=n_draws, seed=int(rng.integers(2**31)))
+        called = rng.integers(len(readings), size=len(matched))
+        others = readings.copy()
+        others[called, at] = matched  # the true match takes the place of the reading that is called so
+        frequency = selection_frequency(
+            readings[called, at], others[1:], rule, n_draws=n_draws, seed=int(rng.integers(2**31))
+        )
         counts.append(int((frequency >= rule.min_frequency).sum()))
     return np.array(counts)
 

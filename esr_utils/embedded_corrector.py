@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 
-from esr_utils.config import DETECTION, FINE_TUNING, results_dir
+from esr_utils.config import results_dir
 from esr_utils.corrections import TrainingExample, unsteered_answers
 from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
@@ -20,6 +20,7 @@ from esr_utils.inducing import Arm, FineTuning, training_settings
 from esr_utils.models import ADAPTER_WEIGHTS, CATALOGUE, load_pair
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run, digest, open_run
+from esr_utils.scales import DETECTION, FINE_TUNING
 from esr_utils.steering import Row, Sampling
 from esr_utils.study import JUDGE, MAIN_LEVEL
 from esr_utils.trials import judge_trials, plan_trials, run_trials

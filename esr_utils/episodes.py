@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,11 @@ from jaxtyping import Float
 from scipy.stats import t
 from statsmodels.stats.multitest import multipletests
 
-from esr_utils.engines.base import Engine
+from esr_utils.engines.base import Engine, Response
 from esr_utils.steering import Row, Sampling, Steer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STRETCHES = ("off_topic", "correction", "on_topic")
 N_FLIPS = 10_000
@@ -131,6 +135,40 @@ def _row(question: str, response: str | tuple[int, ...], latent: int, strength: 
     )
 
 
+def compare_reading(recorded: Response, read: Response) -> dict[str, float]:
+    """Activations recorded while a response was made, against those read from its tokens: correlation and
+    max_difference over all latents and tokens that have both."""
+    made, forced = (
+        np.concatenate([of.activations[latent] for latent in recorded.activations]) for of in (recorded, read)
+    )
+    known = np.isfinite(made) & np.isfinite(forced)
+    return {
+        "correlation": float(np.corrcoef(made[known], forced[known])[0, 1]),
+        "max_difference": float(np.abs(made - forced)[known].max()),
+    }
+
+
+def trace(
+    episode: Episode,
+    read: Mapping[int, Float[np.ndarray, " pos"]],
+    groups: Mapping[str, Sequence[int]],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> pd.DataFrame:
+    """One line a token: trial_id, pos (0 is the first token of the restart), token, stretch, the activation of the
+    ``steered`` latent, and that of each group, summed over its latents."""
+    sums = {name: np.sum([read[latent] for latent in latents], axis=0) for name, latents in groups.items()}
+    return pd.DataFrame(
+        {
+            "trial_id": episode.trial_id,
+            "pos": np.arange(len(episode.token_ids)) - episode.corrected_at,
+            "token": [tokenizer.decode([token]) for token in episode.token_ids],
+            "stretch": episode.stretch,
+            "steered": read[episode.latent],
+            **sums,
+        }
+    )
+
+
 def stretch_means(episodes: Sequence[Episode], read: Mapping[str, Mapping[int, np.ndarray]]) -> pd.DataFrame:
     """Mean activation of each latent in each stretch: trial_id, latent, off_topic, correction, on_topic (NaN: none)."""
     lines = []
@@ -162,43 +200,41 @@ def paired_tests(means: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 def _sign_flip(difference: Float[np.ndarray, " episode"], rng: np.random.Generator) -> dict[str, float]:
     if len(difference) < 2:
         raise ValueError(f"{len(difference)} episodes have both stretches, and a paired test needs at least two")
-    mean = difference.mean()
-    half = t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference))
+    spread = mean_with_interval(difference)
+    mean = spread["mean"]
     flips = rng.choice([-1.0, 1.0], size=(N_FLIPS, len(difference))) @ difference / len(difference)
     p = (1 + np.sum(np.abs(flips) >= abs(mean) - 1e-12)) / (1 + N_FLIPS)
-    return {"difference": mean, "ci_low": mean - half, "ci_high": mean + half, "p": float(p)}
+    return {"difference": mean, "ci_low": spread["ci_low"], "ci_high": spread["ci_high"], "p": float(p)}
 
 
 def aligned(traces: pd.DataFrame, column: str, *, window: int) -> pd.DataFrame:
-    """Mean of a column of traces over episodes at each token around the correction: pos, mean, ci_low, ci_high, n.
+    """Mean of a column of traces over episodes at each token around the restart: pos, mean, ci_low, ci_high, n.
 
-    Episodes that do not reach so far are left out of a position, not counted as zero as in the paper's figure. The
-    interval (95%, t) takes episodes as independent; positions with fewer than 5 episodes are left out.
+    Episodes that do not reach so far are left out of a position, not counted as zero as in the paper's figure.
+    Positions with fewer than 5 episodes are left out.
     """
-    near = traces[traces["pos"].abs() <= window]
-    table = near.groupby("pos")[column].agg(["mean", "std", "count"]).reset_index()
-    table = table[table["count"] >= MIN_EPISODES]
-    half = t.ppf(0.975, table["count"] - 1) * table["std"] / np.sqrt(table["count"])
-    return pd.DataFrame(
-        {
-            "pos": table["pos"],
-            "mean": table["mean"],
-            "ci_low": table["mean"] - half,
-            "ci_high": table["mean"] + half,
-            "n": table["count"],
-        }
-    ).reset_index(drop=True)
+    near = traces[traces["pos"].abs() <= window].dropna(subset=[column])
+    lines = [{"pos": pos, **mean_with_interval(mine.to_numpy())} for pos, mine in near.groupby("pos")[column]]
+    table = pd.DataFrame(lines, columns=["pos", "mean", "ci_low", "ci_high", "n"])
+    return table[table["n"] >= MIN_EPISODES].reset_index(drop=True)
+
+
+def mean_with_interval(values: Float[np.ndarray, " episode"]) -> dict[str, float]:
+    """mean, ci_low, ci_high (95%, t; takes episodes as independent, NaN for fewer than two), n."""
+    n, mean = len(values), values.mean() if len(values) else np.nan
+    half = t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return {"mean": mean, "ci_low": mean - half, "ci_high": mean + half, "n": n}
 
 
 def matched_uncorrected(trials: pd.DataFrame) -> pd.DataFrame:
     """Steered trials with one attempt, each the nearest in first-attempt score to one with several, none used twice.
 
-    What an off-topic response looks like in which nothing is withdrawn. Differs from the paper, whose baseline is
-    responses that scored well.
+    As many as there are of the scarcer kind. What an off-topic response looks like in which nothing is withdrawn.
+    Differs from the paper, whose baseline is responses that scored well.
     """
     single = trials[(trials["n_attempts"] == 1) & (trials["level"] > 0)].copy()
     chosen = []
-    for score in trials.loc[trials["is_multi"], "first_score"].sort_values():
+    for score in trials.loc[trials["is_multi"], "first_score"].sort_values().head(len(single)):
         nearest = (single["first_score"] - score).abs().idxmin()
         chosen.append(nearest)
         single = single.drop(index=nearest)

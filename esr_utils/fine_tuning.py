@@ -34,10 +34,8 @@ class TrainingSettings:
     """Of one fine-tuning.
 
     Attributes:
-        rank, alpha, dropout: of the LoRA on all linear layers of the blocks in ``blocks``.
+        rank, alpha, dropout: of the LoRA on all linear layers of all blocks.
         warmup_steps: at most a tenth of all steps are warm-up.
-        blocks: ``all``; or ``after_steering``, which is faster, since nothing before the steered layer is trained.
-        steer: whether examples with a latent are steered while they are read.
         max_tokens: of an example; longer ones are cut at their end.
         checkpoint_steps: steps between checkpoints.
 
@@ -47,8 +45,6 @@ class TrainingSettings:
     rank: int = 32
     alpha: int = 16
     dropout: float = 0.05
-    blocks: str = "all"
-    steer: bool = True
     learning_rate: float = 2e-4
     n_passes: int = 4
     batch_size: int = 8
@@ -58,8 +54,6 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.blocks not in ("all", "after_steering"):
-            raise ValueError(f"blocks {self.blocks!r} is neither 'all' nor 'after_steering'")
         if min(self.rank, self.n_passes, self.batch_size, self.max_tokens, self.checkpoint_steps) < 1:
             raise ValueError("rank, n_passes, batch_size, max_tokens and checkpoint_steps must be positive")
 
@@ -111,41 +105,91 @@ def train(pair: Pair, examples: Sequence[TrainingExample], settings: TrainingSet
     if not examples:
         raise ValueError("there is nothing to train on; make examples first")
     record = _described(pair, examples, settings)
-    if _check_same(folder, record):
-        return folder
-    model = _with_lora(_trainable_copy(pair), pair, settings)
-    encoded = [encode(example, pair, max_tokens=settings.max_tokens) for example in examples]
-    batches = list(_batches(encoded, settings))
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
-    warmup_steps = min(settings.warmup_steps, len(batches) // 10)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup_steps, len(batches))
-    losses = _resume(folder, record, model, optimizer, schedule)
-    deltas = [_delta(example, pair) if settings.steer else None for example in examples]
-    model.train()
-    with tqdm(total=len(batches), initial=len(losses), desc="fine-tune", unit="step") as bar:
-        for step in range(len(losses), len(batches)):
-            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout alike after a stop
-            part = batches[step]
-            with _steered(model, pair, [deltas[i] for i in part]), _in_own_dtype(model, pair):
-                loss = _loss(model, pair, [encoded[i] for i in part])
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            losses.append(round(loss.item(), 4))
-            bar.update()
-            bar.set_postfix(loss=f"{np.mean(losses[-10:]):.3f}")
-            if len(losses) % settings.checkpoint_steps == 0:
-                _save_checkpoint(folder, record, model, optimizer, schedule, losses)
-    model.peft_config["default"].base_model_name_or_path = pair.name
-    model.to(pair.model.dtype)  # in which it is merged and run; float32 would double the file for nothing
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink()  # an empty model card
-    write_whole(folder / RECORD, json.dumps(record | {"losses": losses}, indent=1) + "\n")
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    if not _check_same(folder, record):
+        _Training(pair, examples, settings).run(folder, record)
     return folder
+
+
+class _Training:
+    """One training on its way: the model, what moves it, and the examples in tokens with their steering."""
+
+    def __init__(self, pair: Pair, examples: Sequence[TrainingExample], settings: TrainingSettings):
+        self.pair, self.settings = pair, settings
+        self.model = _with_lora(_trainable_copy(pair), pair, settings)
+        self.encoded = [encode(example, pair, max_tokens=settings.max_tokens) for example in examples]
+        self.deltas = [_delta(example, pair) for example in examples]
+        self.batches = list(_batches(self.encoded, settings))
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=0.0)
+        n_steps = len(self.batches)
+        n_warmup = min(settings.warmup_steps, n_steps // 10)
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, n_warmup, n_steps)
+        self.losses: list[float] = []
+
+    def run(self, folder: Path, record: dict) -> None:
+        """All steps that are not made yet; the adapter is saved in ``folder`` at the end."""
+        self.losses = self._resumed(folder, record)
+        self.model.train()
+        with tqdm(total=len(self.batches), initial=len(self.losses), desc="fine-tune", unit="step") as bar:
+            while len(self.losses) < len(self.batches):
+                self.losses.append(round(self._step(len(self.losses)), 4))
+                bar.update()
+                bar.set_postfix(loss=f"{np.mean(self.losses[-10:]):.3f}")
+                if len(self.losses) % self.settings.checkpoint_steps == 0:
+                    self._save_checkpoint(folder, record)
+        self._save(folder, record)
+
+    def _step(self, step: int) -> float:
+        torch.manual_seed(self.settings.seed * 1_000_003 + step)  # dropout alike after a stop
+        part = self.batches[step]
+        with _steered(self.model, self.pair, [self.deltas[i] for i in part]), _in_own_dtype(self.model, self.pair):
+            loss = _loss(self.model, self.pair, [self.encoded[i] for i in part])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+    def _save(self, folder: Path, record: dict) -> None:
+        self.model.peft_config["default"].base_model_name_or_path = self.pair.name
+        self.model.to(self.pair.model.dtype)  # in which it is merged and run; float32 would double the file for nothing
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink()  # an empty model card
+        write_whole(folder / RECORD, json.dumps(record | {"losses": self.losses}, indent=1) + "\n")
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, folder: Path, record: dict) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{CHECKPOINT}.partial"
+        state = {
+            "record": json.dumps(record),
+            "adapter": get_peft_model_state_dict(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "losses": self.losses,
+        }
+        torch.save(state, partial)
+        partial.replace(folder / CHECKPOINT)
+
+    def _resumed(self, folder: Path, record: dict) -> list[float]:
+        """Losses of the steps already made; model and optimizer are brought to where they were."""
+        path = folder / CHECKPOINT
+        if not path.exists():
+            return []
+        try:
+            state = torch.load(path, weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError):
+            raise ValueError(f"{path} is damaged; delete it and train again from the start") from None
+        found = json.loads(state["record"])
+        if differing := [name for name in record if found.get(name) != record[name]]:
+            raise ValueError(
+                f"{path} is of another training ({', '.join(differing)} differ); delete it to train from the start"
+            )
+        set_peft_model_state_dict(self.model, state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        return list(state["losses"])
 
 
 def _trainable_copy(pair: Pair) -> torch.nn.Module:
@@ -165,13 +209,11 @@ def _in_own_dtype(model: PeftModel, pair: Pair) -> Iterator[None]:
 
 
 def _with_lora(model, pair: Pair, settings: TrainingSettings) -> PeftModel:
-    first = pair.steering_layer + 1 if settings.blocks == "after_steering" else 0
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        layers_to_transform=list(range(first, pair.n_layers)),
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(settings.seed)
@@ -267,37 +309,3 @@ def _loss(model: PeftModel, pair: Pair, part: Sequence[Encoded]) -> Tensor:
     is_taught = labels[:, 1:] != IGNORED
     logits = pair.soft_capped(model.get_base_model().lm_head(hidden[:, :-1][is_taught])).float()
     return torch.nn.functional.cross_entropy(logits, labels[:, 1:][is_taught])
-
-
-def _save_checkpoint(folder: Path, record: dict, model: PeftModel, optimizer, schedule, losses: list[float]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{CHECKPOINT}.partial"
-    state = {
-        "record": json.dumps(record),
-        "adapter": get_peft_model_state_dict(model),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "losses": losses,
-    }
-    torch.save(state, partial)
-    partial.replace(folder / CHECKPOINT)
-
-
-def _resume(folder: Path, record: dict, model: PeftModel, optimizer, schedule) -> list[float]:
-    """Losses of the steps already made; model and optimizer are brought to where they were."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return []
-    try:
-        state = torch.load(path, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError):
-        raise ValueError(f"{path} is damaged; delete it and train again from the start") from None
-    found = json.loads(state["record"])
-    if differing := [name for name in record if found.get(name) != record[name]]:
-        raise ValueError(
-            f"{path} is of another training ({', '.join(differing)} differ); delete it to train from the start"
-        )
-    set_peft_model_state_dict(model, state["adapter"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return list(state["losses"])

@@ -15,18 +15,20 @@ from tqdm.auto import tqdm
 
 from esr_utils import corrections, latents
 from esr_utils.calibration import level_at_target
-from esr_utils.config import DETECTION, ROOT, FineTuningScale
+from esr_utils.config import ROOT
 from esr_utils.corrections import TrainingExample
 from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
 from esr_utils.fine_tuning import TrainingSettings, encode, masked_text, train
 from esr_utils.judging import first_scores
-from esr_utils.models import Pair, adapted
+from esr_utils.models import ADAPTER_WEIGHTS, Pair, adapted
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest
 from esr_utils.sae import SAE
+from esr_utils.scales import DETECTION, FineTuningScale
 from esr_utils.study import JUDGE, Study
 from esr_utils.trials import plan_trials
+from esr_utils.wheels import sha256
 
 NEAR = 0.3  # cosine above which two latents count as one subject
 PROBE = "probe"  # condition of the trials that find an arm's own strength; counted in no rate
@@ -154,8 +156,26 @@ class FineTuning(Study):
         return train(self.engine.pair, self.examples(arm), settings, folder)
 
     def pair(self, arm: Arm) -> Pair:
-        """The fine-tuned pair of an arm."""
-        return adapted(self.engine.pair, self.train(arm), name=arm.name)
+        """The fine-tuned pair of an arm.
+
+        Raises:
+            ValueError: the run holds trials of another adapter of this arm.
+        """
+        folder = self.train(arm)
+        self._bind(arm.name, sha256(folder / ADAPTER_WEIGHTS))
+        return adapted(self.engine.pair, folder, name=arm.name)
+
+    def _bind(self, name: str, digest: str) -> None:
+        """Write down which adapter answers for an arm; trained again elsewhere it is another one."""
+        journal = self.run.journal("adapters", "arm")
+        known = {record["arm"]: record["sha256"] for record in journal.read()}
+        if known.get(name, digest) != digest:
+            raise ValueError(
+                f"the adapter of {name} is not the one whose trials this run holds: it was trained again since; "
+                f"put the first one back, or delete the run folder and measure anew"
+            )
+        if name not in known:
+            journal.append([{"arm": name, "sha256": digest}])
 
     def _strengths(self) -> dict[int, float]:
         return self.detection.calibration()["strength"].head(self.scale.n_latents).to_dict()

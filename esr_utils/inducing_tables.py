@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from esr_utils import metrics, published
+from esr_utils import paired, published
 from esr_utils.inducing import BASE
 from esr_utils.summaries import scores_and_rates
 
@@ -48,7 +48,7 @@ def named_arms(trials: pd.DataFrame, share: float) -> pd.DataFrame:
 def contrasts(trials: pd.DataFrame, share: float, others: Sequence[str]) -> pd.DataFrame:
     """Corrections of real drifts less each other arm, trial by trial: same latent, question, seed and training seed.
 
-    One line a condition, other arm and quantity, with the columns of ``metrics.paired``. Intervals and p allow for
+    One line a condition, other arm and quantity, with the columns of ``paired.rates``. Intervals and p allow for
     these trainings only: another seed of the same mix gives another model.
 
     Raises:
@@ -61,7 +61,7 @@ def contrasts(trials: pd.DataFrame, share: float, others: Sequence[str]) -> pd.D
         for other in others:
             between = ({"arm": other, "condition": condition}, {"arm": "real drifts", "condition": condition})
             for quantity in ("multi_attempt", "esr", "minimum_gain_esr"):
-                line = metrics.paired(arms, between, quantity=quantity)
+                line = paired.rates(arms, between, quantity=quantity)
                 lines.append(line.assign(condition=condition, less=other))
     return pd.concat(lines, ignore_index=True)
 

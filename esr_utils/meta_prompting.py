@@ -7,10 +7,11 @@ from functools import cached_property, lru_cache
 import pandas as pd
 
 from esr_utils import latents
-from esr_utils.config import DATA, DETECTION, MetaPromptingScale
+from esr_utils.config import DATA
 from esr_utils.detection import Detection
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest
+from esr_utils.scales import DETECTION, MetaPromptingScale
 from esr_utils.steering import Row, Sampling
 from esr_utils.study import MAIN_LEVEL, Study
 from esr_utils.trials import make_row, plan_trials

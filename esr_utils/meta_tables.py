@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from esr_utils import metrics, published
+from esr_utils import metrics, paired, published
 from esr_utils.meta_prompting import KINDS, NEUTRAL, NONE, PRIMARY
 from esr_utils.summaries import scores_and_rates
 
@@ -19,14 +19,14 @@ def by_kind(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def contrasts(trials: pd.DataFrame, *, against: Sequence[str] = (NEUTRAL, NONE)) -> pd.DataFrame:
-    """Each kind less the neutral suffix and less none, trial by trial: which, and the columns of ``metrics.paired``."""
+    """Each kind less the neutral suffix and less none, trial by trial: which, and the columns of ``paired.rates``."""
     lines = []
     for (subject, level), mine in trials.groupby(["subject", "level"]):
         for other in against:
             for kind in (kind for kind in KINDS if kind not in (NONE, other)):
                 for quantity in PAIRED:
                     between = ({"condition": other}, {"condition": kind})
-                    line = metrics.paired(mine, between, quantity=quantity)
+                    line = paired.rates(mine, between, quantity=quantity)
                     lines.append(line.assign(subject=subject, level=level, kind=kind, less=other))
     return pd.concat(lines, ignore_index=True)
 

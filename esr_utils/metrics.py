@@ -5,14 +5,14 @@ it. Trials of one latent share its direction and calibration, trials of one ques
 are independent: intervals resample both.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.special import expit, logit
-from scipy.stats import binomtest, t
+from scipy.stats import t
 from statsmodels.stats.proportion import proportion_confint
 
 QUANTITIES = ("multi_attempt", "improvement", "esr", "minimum_gain_esr", "recovery")
@@ -28,7 +28,6 @@ MINIMUM_LAST_SCORE = 50.0
 RECOVERED = 7.0  # of 10, for the whole response. Source: paper, version 2, the whole-response judge
 
 ALPHA = 0.05  # every interval is a 95% interval
-MIN_DISCORDANT = 6  # pairs; with fewer McNemar's test cannot reach 0.05, so a t interval must not exclude zero either
 N_DRAWS = 10_000  # intervals of two seeds then differ by some 2% in width
 INTERVAL = ("rate", "ci_low", "ci_high", "ci_method", "naive_low", "naive_high", "design_effect")
 
@@ -211,16 +210,19 @@ def means(
     for group, mine in groups(trials, by):
         known = mine[mine[column].notna()]
         values = known[column].to_numpy(dtype=float)
-        interval = _mean_interval(known, values, np.random.default_rng(seed), n_draws=n_draws)
+        interval = mean_interval(known, values, np.random.default_rng(seed), n_draws=n_draws)
         spread = {"median": known[column].median(), "sd": known[column].std()}
         lines.append({**group, "n": len(values), "mean": known[column].mean(), **interval, **spread})
     return pd.DataFrame(lines)
 
 
-def _mean_interval(
-    trials: pd.DataFrame, values: Float[np.ndarray, " trial"], rng: np.random.Generator, *, n_draws: int
+def mean_interval(
+    trials: pd.DataFrame, values: Float[np.ndarray, " trial"], rng: np.random.Generator, *, n_draws: int = N_DRAWS
 ) -> dict:
-    """A t interval for the mean of ``values``; NaN unless there are two latents or two questions."""
+    """ci_low, ci_high, ci_method, design_effect of the mean of ``values``, one a line of ``trials`` (latent, question).
+
+    A t interval from the two-way cluster bootstrap; NaN unless there are two latents or two questions.
+    """
     if max(trials["latent"].nunique(), trials["question"].nunique()) < 2:
         return {"ci_low": np.nan, "ci_high": np.nan, "ci_method": "none", "design_effect": np.nan}
     mean, independent = values.mean(), values.var() / len(values)
@@ -229,73 +231,3 @@ def _mean_interval(
     design_effect = spread.variance / independent if independent else np.nan
     low, high = mean - half_width, mean + half_width
     return {"ci_low": low, "ci_high": high, "ci_method": spread.method, "design_effect": design_effect}
-
-
-def paired(
-    trials: pd.DataFrame,
-    between: tuple[Mapping[str, object], Mapping[str, object]],
-    *,
-    quantity: str,
-    seed: int = 0,
-    n_draws: int = N_DRAWS,
-) -> pd.DataFrame:
-    """Difference of a rate between two arms, trial by trial: second less first, in one line.
-
-    ``between`` says what marks each arm, ``({"condition": "steered", "level": 1.0}, {"condition": "ablated", ...})``;
-    trials are paired by subject, latent, question and repeat, less the columns that mark the arms. Pairs with an arm
-    that has no value are left out and counted (``n_lost``), so are trials without a partner (``n_unmatched``).
-    ``n_only_first`` and ``n_only_second`` are the discordant pairs; ``mcnemar_p`` is exact, takes pairs for independent
-    and so is too small where ``design_effect`` exceeds 1. The interval is exact (and wide) where fewer than 6 pairs are
-    discordant.
-
-    Raises:
-        ValueError: an unknown quantity or one that only some judged trials have, an arm with no trial or with several
-            of one key, no pair, or none with values.
-    """
-    check_trials(trials)
-    if quantity not in QUANTITIES or quantity == "improvement":
-        allowed = ", ".join(name for name in QUANTITIES if name != "improvement")
-        raise ValueError(f"{quantity!r} cannot be paired, for it needs a value of every judged trial: {allowed} can")
-    key = [column for column in PAIR_KEY if not any(column in arm for arm in between)]
-    first, second = (_arm(trials, arm, key, quantity) for arm in between)
-    matched = first.join(second, how="inner", lsuffix="_first", rsuffix="_second")
-    pairs = matched.dropna().reset_index()
-    if pairs.empty:
-        arms, columns = " and ".join(str(dict(arm)) for arm in between), ", ".join(key)
-        raise ValueError(f"no pair of {arms} has a value in both arms: {len(matched)} match by {columns}")
-    counts = {"n_lost": len(matched) - len(pairs), "n_unmatched": len(first) + len(second) - 2 * len(matched)}
-    return pd.DataFrame([{"quantity": quantity, **_difference(pairs, seed=seed, n_draws=n_draws), **counts}])
-
-
-def _arm(trials: pd.DataFrame, arm: Mapping[str, object], key: Sequence[str], quantity: str) -> pd.DataFrame:
-    """Values of one arm by key."""
-    mine = trials[np.logical_and.reduce([trials[column] == value for column, value in arm.items()])]
-    if mine.empty:
-        raise ValueError(f"no trial has {dict(arm)}")
-    if n_repeated := int(mine.duplicated(list(key)).sum()):
-        raise ValueError(f"{n_repeated} trials of {dict(arm)} repeat a {', '.join(key)}; name the arm more closely")
-    return mine[list(key)].assign(value=outcomes(mine)[quantity]).set_index(list(key))
-
-
-def _difference(pairs: pd.DataFrame, *, seed: int, n_draws: int) -> dict:
-    """Rates, interval of the mean difference and discordant pairs of ``value_first`` and ``value_second``."""
-    values, n = (pairs["value_second"] - pairs["value_first"]).to_numpy(), len(pairs)
-    lost, won = int((values < 0).sum()), int((values > 0).sum())
-    interval = _mean_interval(pairs, values, np.random.default_rng(seed), n_draws=n_draws)
-    if lost + won < MIN_DISCORDANT or interval["ci_method"] == "none":  # each share in its 97.5% interval: 95% for both
-        (low_lost, high_lost), (low_won, high_won) = (
-            proportion_confint(count, n, alpha=ALPHA / 2, method="beta") for count in (lost, won)
-        )
-        interval |= {"ci_low": low_won - high_lost, "ci_high": high_won - low_lost, "ci_method": "exact"}
-    return {
-        "n_pairs": n,
-        "rate_first": pairs["value_first"].mean(),
-        "rate_second": pairs["value_second"].mean(),
-        "difference": values.mean(),
-        **interval,
-        "n_only_first": lost,
-        "n_only_second": won,
-        "mcnemar_p": binomtest(won, lost + won).pvalue if lost + won else 1.0,
-        "n_latents": pairs["latent"].nunique(),
-        "n_questions": pairs["question"].nunique(),
-    }

@@ -87,9 +87,9 @@ def table1() -> pd.DataFrame:
 
 def table2() -> pd.DataFrame:
     """The published 26 latents by falling d: label, Cohen's d, mean activation off and on topic, p, sign group, n."""
-    columns = ["label", "cohens_d", "off_topic_mean", "on_topic_mean", "p_one_sided", "sign_group"]
-    chosen = published.detectors().query("in_published_26").sort_values("cohens_d", ascending=False, kind="stable")
-    return chosen[columns].reset_index().assign(n=int(published.line("p0124")["n"]))
+    chosen = published.detectors().query("in_paper_26 == 1").sort_values("cohens_d", ascending=False, kind="stable")
+    columns = ["latent", "label", "cohens_d", "off_topic_mean", "on_topic_mean", "p", "p_is_bound", "sign_group"]
+    return chosen[columns].reset_index(drop=True).assign(n=int(published.line("p0124")["n"]))
 
 
 SETTINGS = {  # setting -> number of the paper's, and the name of ours

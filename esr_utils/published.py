@@ -137,17 +137,16 @@ def self_monitor_rates() -> pd.DataFrame:
 
 @lru_cache(maxsize=1)
 def detectors() -> pd.DataFrame:
-    """Latents that were called off-topic detectors, in the published set and two later ones, indexed by latent.
+    """The authors' off-topic detectors of Llama-3.3-70B, one line a latent of any of their lists.
 
-    Columns: label (cut off where it was published so); of the published 26: cohens_d, off_topic_mean, on_topic_mean
-    (SAE activation, means over 146 corrections), p_one_sided (a text, since some are only bounds), sign_group (of
-    cohens_d); in_published_26, in_separability_25, in_top_50; is_recoverable_by_shuffling, is_backtracking_too; of the
-    25: means and active shares (0 to 1) of the largest activation over shuffled and matched pairs.
-
-    Source: paper, Table 2, and the authors' repository. All at layer 50 of Llama-3.3-70B-Instruct.
+    Columns: latent, label, cohens_d, off_topic_mean, on_topic_mean, p (one-sided; a bound where p_is_bound) of the
+    paper's Table 2; in_paper_26, in_separability_25, in_sum_50: in which list; sign_group; is_backtracking: also among
+    the latents chosen for firing in corrections; matched_active, mismatched_active: share of pairs (0 to 1).
     """
-    columns = "latent label cohens_d off_topic_mean on_topic_mean p_one_sided in_published_26 sign_group"
-    return _read("detectors", columns).set_index("latent")
+    columns = (
+        "latent label cohens_d off_topic_mean on_topic_mean p p_is_bound in_paper_26 sign_group in_separability_25"
+    )
+    return _read("detectors", f"{columns} in_sum_50 is_backtracking matched_active mismatched_active")
 
 
 @lru_cache(maxsize=1)

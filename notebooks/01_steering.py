@@ -39,13 +39,14 @@ import pandas as pd
 from IPython.display import Image, display
 
 from esr_utils import calibration, latents, plots, sweep
-from esr_utils.config import STEERING, results_dir
+from esr_utils.config import results_dir
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.selftest import CHECKS, QUICK_CHECKS, self_test
 from esr_utils.models import load_pair
 from esr_utils.prompts import load_prompts
 from esr_utils.published import cite
 from esr_utils.records import open_run
+from esr_utils.scales import STEERING
 from esr_utils.steering import Sampling
 from esr_utils.topicality import Topicality, on_topic_information
 from esr_utils.widgets import SteeringPanel

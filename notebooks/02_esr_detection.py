@@ -35,11 +35,11 @@ SCALE = "standard"  # "quick" runs live; "paper" uses the paper's numbers of lat
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import agreement, judge_examples, metrics, nulls, plots, power, summaries
-from esr_utils.config import DETECTION
+from esr_utils import agreement, judge_examples, metrics, nulls, paired, plots, power, summaries
 from esr_utils.detection import Detection
 from esr_utils.models import with_fine_tuned
 from esr_utils.published import cite
+from esr_utils.scales import DETECTION
 
 plots.use_style()
 pd.set_option("display.max_colwidth", 110)
@@ -196,7 +196,7 @@ main.run.table("restarts", split[["level", "question", "response", "first_score"
 # %%
 between = ({"condition": "baseline", "level": 0.0}, {"condition": "steered", "level": 1.0})
 pairs = pd.concat(
-    metrics.paired(mine, between, quantity=name).assign(subject=subject)
+    paired.rates(mine, between, quantity=name).assign(subject=subject)
     for subject, mine in trials.groupby("subject")
     for name in ("multi_attempt", "esr", "recovery")
 )

@@ -37,9 +37,10 @@ import pandas as pd
 from IPython.display import Image, display
 
 from esr_utils import embedded_corrector, frames, inducing_tables, metrics, nulls, plots, power, summaries
-from esr_utils.config import FINE_TUNING, results_dir
+from esr_utils.config import results_dir
 from esr_utils.inducing import Arm, FineTuning
 from esr_utils.published import cite
+from esr_utils.scales import FINE_TUNING
 
 plots.use_style()
 pd.set_option("display.max_colwidth", 110)

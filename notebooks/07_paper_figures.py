@@ -108,7 +108,7 @@ for name in ("paper_fig20_21", "paper_table2"):
 # different times overlap only in part:
 
 # %%
-sets = published.detectors()[["in_published_26", "in_separability_25", "in_top_50"]]
+sets = published.detectors()[["in_paper_26", "in_separability_25", "in_sum_50"]]
 pd.DataFrame({one: {other: int((sets[one] & sets[other]).sum()) for other in sets} for one in sets})
 
 # %% [markdown]

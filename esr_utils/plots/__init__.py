@@ -8,14 +8,32 @@ from matplotlib.figure import Figure
 
 from esr_utils import paper_controls as control_frames
 from esr_utils import paper_frames as frames
-from esr_utils.plots import detection, fine_tuning, meta_prompting, paper, paper_controls, steering
+from esr_utils.config import results_dir
+from esr_utils.plots import (
+    ablation,
+    detection,
+    discovery,
+    fine_tuning,
+    meta_prompting,
+    paper,
+    paper_controls,
+    steering,
+)
 from esr_utils.plots.style import save_figure, use_style
 from esr_utils.result_tables import read_table
 
-__all__ = ["PAPER", "RESULTS", "RUNS", "draw_paper", "draw_result", "save_figure", "use_style"]
+__all__ = ["PAPER", "RESULTS", "RUNS", "committed_folder", "draw_paper", "draw_result", "save_figure", "use_style"]
 
-# first word of a figure's name -> folder of its run
-RUNS = {"steering": "steering", "detection": "esr_detection", "meta": "meta_prompting", "tuning": "fine_tuning"}
+# first word of a figure's name -> subject and run in whose folder its tables are
+BASE, CORRECTOR = "smollm2-135m", "smollm2-135m-corrector"
+RUNS = {
+    "steering": (BASE, "steering"),
+    "detection": (BASE, "esr_detection"),
+    "discovery": (CORRECTOR, "latent_discovery"),
+    "ablation": (CORRECTOR, "ablation"),
+    "meta": (BASE, "meta_prompting"),
+    "tuning": (BASE, "fine_tuning"),
+}
 RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "steering_resid_norms": (steering.resid_norms, ("resid_norms",)),
     "steering_sweep": (steering.sweep_curve, ("sweep",)),
@@ -28,6 +46,12 @@ RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "detection_levels": (detection.strength_levels, ("levels",)),
     "detection_judges": (detection.judge_agreement, ("judge_pairs",)),
     "detection_coverage": (detection.interval_coverage, ("coverage",)),
+    "discovery_stability": (discovery.stability, ("stability", "rules")),
+    "discovery_levels": (discovery.levels, ("levels",)),
+    "discovery_traces": (discovery.traces, ("aligned",)),
+    "discovery_episode": (discovery.episode, ("episode",)),
+    "ablation_arms": (ablation.arms, ("by_arm",)),
+    "ablation_contrasts": (ablation.contrasts, ("contrasts",)),
     "meta_kinds": (meta_prompting.kinds, ("by_kind",)),
     "meta_beside_paper": (meta_prompting.beside_paper, ("beside_paper",)),
     "tuning_shares": (fine_tuning.shares, ("by_share",)),
@@ -58,6 +82,11 @@ PAPER: dict[str, tuple[Callable[[pd.DataFrame], Figure], Callable[[], pd.DataFra
     "paper_whole_response": (paper_controls.whole_response, control_frames.whole_response),
     "paper_versions": (paper_controls.versions, control_frames.versions),
 }
+
+
+def committed_folder(name: str) -> Path:
+    """Folder of the committed tables that the figure called ``name`` shows."""
+    return results_dir(*RUNS[name.split("_")[0]], "standard")
 
 
 def draw_result(name: str, folder: Path, *, scale: str) -> Path:

@@ -89,7 +89,7 @@ def table2(frame: pd.DataFrame) -> Figure:
     right.set_xscale("symlog", linthresh=1e-4)
     right.set_xlabel("mean SAE activation", fontsize=8)
     for at, line in zip(y, frame.itertuples(), strict=True):
-        told = f"p {line.p_one_sided}" if line.p_one_sided.startswith("<") else f"p = {line.p_one_sided}"
+        told = f"p {'<' if line.p_is_bound else '='} {line.p:.3f}"
         right.text(1.02, at, told, transform=right.get_yaxis_transform(), fontsize=SMALL, va="center", color=GREY)
     right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.08), ncols=2)
     left.invert_yaxis()

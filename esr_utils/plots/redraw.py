@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from esr_utils.claims import answers
-from esr_utils.config import figures_dir, results_dir
+from esr_utils.config import figures_dir
 from esr_utils.journal import JournalError
-from esr_utils.plots import PAPER, RESULTS, RUNS, draw_paper, draw_result, gallery, use_style
+from esr_utils.plots import PAPER, RESULTS, committed_folder, draw_paper, draw_result, gallery, use_style
 from esr_utils.result_tables import told
 
 SCALE = "standard"
@@ -24,8 +24,7 @@ PARTS = {
 def jobs() -> Iterator[tuple[str, Callable[[], Path]]]:
     """Name of every figure, and a call that draws it."""
     for name in RESULTS:
-        folder = results_dir("smollm2-135m", RUNS[name.split("_")[0]], SCALE)
-        yield name, partial(draw_result, name, folder, scale=SCALE)
+        yield name, partial(draw_result, name, committed_folder(name), scale=SCALE)
     for name in PAPER:
         yield name, partial(draw_paper, name, scale=SCALE)
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from esr_utils import detection, latents, study
-from esr_utils.config import DETECTION, DetectionScale
 from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judging import Attempt, Case, Verdict
 from esr_utils.metrics import LOST, flow
 from esr_utils.models import CATALOGUE
+from esr_utils.scales import DETECTION, DetectionScale
 from esr_utils.study import JUDGE, MAIN_LEVEL, READER, SECOND_JUDGE
 from esr_utils.tests.conftest import tiny_pair
 

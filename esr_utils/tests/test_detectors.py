@@ -4,18 +4,22 @@ import numpy as np
 import pytest
 import torch
 
+from esr_utils import detectors
 from esr_utils.detectors import (
     Rule,
     auc,
     derangements,
     false_discoveries,
     paired_effect,
-    paper_rule,
     phrase_frequency,
     phrase_peaks,
+    read_deranged,
     read_pairs,
     selection_frequency,
+    separable_rule,
+    sum_rule,
     superiority,
+    zero_rule,
 )
 from esr_utils.engines.hf import HFEngine
 from esr_utils.steering import Row, Sampling
@@ -89,8 +93,47 @@ def test_superiority_counts_responses_and_no_change_as_half():
 def test_the_papers_rule_is_silence_on_all_and_four_in_five():
     matched = np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 0.0]] + [[0.0, 0.0, 0.0]] * 3)
     mismatched = np.array([[1.0, 1.0, 1.0]] * 4 + [[0.0, 1.0, 1.0]])
-    assert paper_rule(matched, mismatched).tolist() == [True, True, False]
-    assert not paper_rule(matched[:4], mismatched[[0, 0, 4, 4]])[0]
+    assert zero_rule(matched, mismatched).tolist() == [True, True, False]
+    assert not zero_rule(matched[:4], mismatched[[0, 0, 4, 4]])[0]
+
+
+def test_the_authors_list_wants_every_mismatched_peak_above_every_matched_one():
+    matched, mismatched = np.array([[1.0, 1.0], [2.0, 1.0]]), np.array([[3.0, 3.0], [2.5, 1.0]])
+    assert separable_rule(matched, mismatched).tolist() == [True, False]
+
+
+def test_the_rule_of_sums_keeps_fifty_whatever_is_there(noise):
+    matched, mismatched = noise
+    assert sum_rule(matched, mismatched[0]).sum() == 50
+    silent = mismatched[0].copy()
+    silent[:8, :190] = 0.0  # a fifth of the pairs
+    assert set(np.flatnonzero(sum_rule(matched, silent))) <= set(range(190, 200))
+
+
+def test_one_reading_under_the_own_question_then_one_a_derangement(tiny_llama):
+    engine, questions, responses = HFEngine(tiny_llama), ["Why?", "How?", "Who?"], ["So.", "Thus.", "He."]
+    orders = derangements(3, 2)
+    read = read_deranged(engine, questions, responses, orders)
+    for i, order in enumerate([[0, 1, 2], *orders.tolist()]):
+        peaks, means = read_pairs(engine, [questions[j] for j in order], responses)
+        np.testing.assert_array_equal(read.peaks[i], peaks)
+        np.testing.assert_array_equal(read.means[i], means)
+
+
+def test_the_true_match_is_among_the_others_when_another_reading_is_called_so(monkeypatch):
+    """Under chance labels every reading is used once: as the matched one or as one of the others."""
+    matched, mismatched = np.zeros((5, 1)), np.arange(1, 4)[:, None, None] * np.ones((3, 5, 1))
+    seen = []
+    monkeypatch.setattr(
+        detectors,
+        "selection_frequency",
+        lambda first, others, *a, **k: seen.append((first, others)) or np.zeros(1),
+    )
+    false_discoveries(matched, mismatched, Rule(), n_draws=1, n_shuffles=20)
+    for first, others in seen:
+        used = np.concatenate([first[None], others])[:, :, 0]
+        assert (np.sort(used, axis=0) == np.arange(4)[:, None]).all()
+    assert len({tuple(first[:, 0]) for first, _ in seen}) > 10
 
 
 def test_the_effect_compares_the_same_text(planted):

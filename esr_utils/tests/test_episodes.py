@@ -154,6 +154,42 @@ def test_aligned_means_leave_out_what_an_episode_does_not_reach():
     assert table["mean"].tolist() == pytest.approx([22 / 6] * 3)
 
 
+def test_a_trace_sums_its_groups_and_counts_from_the_restart():
+    tokenizer = byte_tokenizer()
+    (episode,) = find_episodes(tokenizer, *frames("Sea.", " No. ", "Rice."))
+    n = len(episode.token_ids)
+    read = {3: np.full(n, 9.0), 5: np.arange(n) * 1.0, 6: np.full(n, 2.0)}
+    table = episodes.trace(episode, read, {"detectors": [5, 6], "backtracking": [6]}, tokenizer)
+    assert table["pos"].tolist() == list(range(-4, n - 4))
+    assert "".join(table["token"]) == episode.response
+    assert table["detectors"].tolist() == pytest.approx([i + 2.0 for i in range(n)])
+    assert set(table["steered"]) == {9.0}
+    assert table.loc[table["pos"] == 0, "stretch"].tolist() == ["correction"]
+
+
+def test_reading_a_response_again_gives_what_was_recorded_while_it_was_made(tiny_llama):
+    engine = HFEngine(tiny_llama)
+    row = Row(
+        messages="Why?", steer=(Steer(latent=3, strength=2.0),), record=(4, 5), sampling=Sampling(max_new_tokens=9)
+    )
+    (made,) = engine.generate([row])
+    (read,) = engine.generate([replace(row, prefill=made.token_ids, sampling=Sampling(max_new_tokens=0))])
+    check = episodes.compare_reading(made, read)
+    assert check["correlation"] > 0.999
+    assert check["max_difference"] < 1e-4
+    (unsteered,) = engine.generate(
+        [replace(row, steer=(), prefill=made.token_ids, sampling=Sampling(max_new_tokens=0))]
+    )
+    assert episodes.compare_reading(made, unsteered)["max_difference"] > 1e-2
+
+
+def test_the_scarcer_kind_decides_how_many_are_matched():
+    known = {"level": 1.0, "question": "q"}
+    lines = [known | {"trial_id": i, "n_attempts": 2, "is_multi": True, "first_score": 10.0} for i in range(3)]
+    lines += [known | {"trial_id": 9, "n_attempts": 1, "is_multi": False, "first_score": 50.0}]
+    assert episodes.matched_uncorrected(pd.DataFrame(lines))["trial_id"].tolist() == [9]
+
+
 def test_each_episode_is_matched_with_another_response_of_like_score():
     known = {"level": 1.0, "question": "q"}
     trials = pd.DataFrame(

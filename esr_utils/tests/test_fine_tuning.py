@@ -150,12 +150,6 @@ def test_without_examples_there_is_no_training(tiny_llama, tmp_path):
         train(tiny_llama, [], TINY, tmp_path)
 
 
-def test_only_blocks_after_the_steered_one_can_be_trained_alone(tiny_llama, tmp_path):
-    settings = TrainingSettings(rank=2, n_passes=1, batch_size=6, warmup_steps=1, blocks="after_steering")
-    names = weights(train(tiny_llama, EXAMPLES, settings, tmp_path))
-    assert {name.split("layers.")[1].split(".")[0] for name in names} == {"3"}
-
-
 def test_steering_is_on_while_steered_examples_are_read(tiny_llama):
     model = fine_tuning._with_lora(fine_tuning.copy.deepcopy(tiny_llama.model), tiny_llama, TINY).eval()
     encoded = [encode(example, tiny_llama, max_tokens=200) for example in EXAMPLES[:2]]
@@ -167,9 +161,20 @@ def test_steering_is_on_while_steered_examples_are_read(tiny_llama):
     assert fine_tuning._delta(EXAMPLES[1], tiny_llama) is None
 
 
-def test_training_without_steering_gives_another_adapter(tiny_llama, trained, tmp_path):
-    unsteered = weights(train(tiny_llama, EXAMPLES, replace(TINY, steer=False), tmp_path))
+def test_training_without_steering_gives_another_adapter(tiny_llama, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "_delta", lambda example, pair: None)
+    unsteered = weights(train(tiny_llama, EXAMPLES, TINY, tmp_path))
     assert not all(torch.equal(tensor, unsteered[name]) for name, tensor in weights(trained).items())
+
+
+def test_a_pair_in_bfloat16_is_trained_in_float32_adapters_and_saved_in_its_own_dtype(tiny_llama, tmp_path):
+    pair = replace(tiny_llama, model=fine_tuning.copy.deepcopy(tiny_llama.model).bfloat16())
+    training = fine_tuning._Training(pair, EXAMPLES, TINY)
+    assert {parameter.dtype for parameter in training.parameters} == {torch.float32}
+    folder = train(pair, EXAMPLES, TINY, tmp_path)
+    assert {tensor.dtype for tensor in weights(folder).values()} == {torch.bfloat16}
+    losses = json.loads((folder / "training.json").read_text())["losses"]
+    assert losses[-1] < losses[0]
 
 
 def test_the_loss_is_the_engines_log_likelihood(tiny_llama):
@@ -224,7 +229,7 @@ def test_the_shipped_corrector_is_a_pair_of_the_catalogue():
     assert pair.sae is load_pair("smollm2-135m").sae
 
 
-@pytest.mark.parametrize("settings", [{"blocks": "some"}, {"rank": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize("settings", [{"rank": 0}, {"batch_size": 0}])
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(ValueError, match="neither 'all' nor|must be positive"):
         TrainingSettings(**settings)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from esr_utils import detection, inducing, study
-from esr_utils.config import FINE_TUNING
 from esr_utils.engines.hf import HFEngine
 from esr_utils.inducing import BASE, Arm, FineTuning, far_from
+from esr_utils.scales import FINE_TUNING
 from esr_utils.tests.conftest import tiny_sae
 from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
 
@@ -139,3 +139,34 @@ def test_latents_near_an_evaluated_one_are_left_out():
     kept = far_from(sae, list(range(1, 64)), [0], near=0.2)
     assert kept == (torch.nonzero(cosine < 0.2)[:, 0] + 1).tolist()
     assert 0 < len(kept) < 63
+
+
+def test_a_sweep_killed_within_an_arm_goes_on_to_the_same_trials(measured, tmp_path, monkeypatch):
+    workshop = patched(tmp_path, monkeypatch)
+    generate, n = type(workshop.engine).generate, 0
+
+    def stopping(self, rows, *, on_response=None, **rest):
+        def kept(i, response):
+            nonlocal n
+            n += 1
+            if n > 30:
+                raise KeyboardInterrupt
+            on_response(i, response)
+
+        return generate(self, rows, on_response=kept if on_response else None, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(workshop.engine), "generate", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            FineTuning("smollm2-135m", "quick", TINY).measure()
+    stopped = FineTuning("smollm2-135m", "quick", TINY)
+    assert 0 < len(stopped.run.trials()) < len(measured.run.trials())
+    again = stopped.measure().trials()
+    columns = ["subject", "condition", "latent", "question", "level", "response", "first_score"]
+    pd.testing.assert_frame_equal(again[columns], measured.trials()[columns])
+
+
+def test_an_adapter_that_was_trained_again_is_not_mixed_with_the_first(measured):
+    arm = measured.arms()[0]
+    with pytest.raises(ValueError, match=f"the adapter of {arm.name} is not the one whose trials this run holds"):
+        measured._bind(arm.name, "another")

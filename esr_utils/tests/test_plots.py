@@ -7,12 +7,8 @@ import pandas as pd
 import pytest
 
 from esr_utils import plots
-from esr_utils.config import figures_dir, results_dir
-from esr_utils.plots import style
-
-
-def folder_of(name: str):
-    return results_dir("smollm2-135m", plots.RUNS[name.split("_")[0]], "standard")
+from esr_utils.config import figures_dir
+from esr_utils.plots import committed_folder, style
 
 
 @pytest.fixture
@@ -25,8 +21,8 @@ def figures(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", plots.RESULTS)
 def test_a_figure_drawn_twice_is_the_same_file(name, figures):
-    first = plots.draw_result(name, folder_of(name), scale="standard").read_bytes()
-    assert plots.draw_result(name, folder_of(name), scale="standard").read_bytes() == first
+    first = plots.draw_result(name, committed_folder(name), scale="standard").read_bytes()
+    assert plots.draw_result(name, committed_folder(name), scale="standard").read_bytes() == first
     assert len(first) > 10_000
 
 
@@ -35,7 +31,7 @@ def test_every_committed_figure_has_its_picture_and_its_csv(name):
     folder = figures_dir("standard")
     assert (folder / f"{name}.png").is_file()
     drawn = pd.read_csv(folder / f"{name}.csv")
-    source = pd.read_csv(folder_of(name) / f"{plots.RESULTS[name][1][0]}.csv")
+    source = pd.read_csv(committed_folder(name) / f"{plots.RESULTS[name][1][0]}.csv")
     pd.testing.assert_frame_equal(drawn, source)
 
 
