@@ -6,6 +6,7 @@ says in its note why there is none: nothing is drawn for it but those words.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ MODELS = {  # as published -> as told in a figure
     "Gemma-2-2B-it": "Gemma 2B",
 }
 PAIR = "smollm2-135m"
+CORRECTOR_RUNS = ("latent_discovery", "ablation")  # on the corrector alone, which has restarts to study
 SUBJECTS = {PAIR: "ours, base", f"{PAIR}-corrector": "ours, corrector"}
 NAIVE = "naive (Wilson)"
 ROUNDED = f"{NAIVE}, events worked out from the rounded rate"
@@ -36,12 +38,23 @@ COUNTED = {  # published rate -> published number of its events, where there is 
 CLUSTERED = "95%, clustered or exact"
 PICTURE = "a picture only"
 NOT_YET = "not measured yet"
+ONE_OF_MANY = "one of many"  # drawn as a point of its own, without interval and counts
 
 
 def result(run: str, name: str) -> pd.DataFrame:
     """A committed table of the embedded pair; see ``result_tables.read_table`` for errors."""
-    folder = DATA / "judge" / run if run == "validation" else results_dir(PAIR, run, "standard")
-    return read_table(folder, name)
+    return read_table(_folder(run), name)
+
+
+def is_measured(run: str, name: str) -> bool:
+    """Whether a table of the runs that are not all there yet (``CORRECTOR_RUNS``) has been committed."""
+    return run not in CORRECTOR_RUNS or (_folder(run) / f"{name}.csv").is_file()
+
+
+def _folder(run: str) -> Path:
+    if run == "validation":
+        return DATA / "judge" / run
+    return results_dir(f"{PAIR}-corrector" if run in CORRECTOR_RUNS else PAIR, run, "standard")
 
 
 def paper_line(panel: str, who: str, number: str | None, *, arm: str = "", note: str = "") -> dict:

@@ -10,12 +10,18 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from esr_utils import published
-from esr_utils.beside import NOT_YET, PAIR, SUBJECTS, one_line, result
+from esr_utils.beside import NOT_YET, PAIR, SUBJECTS, is_measured, one_line, result
 
 FEW_EVENTS = 5  # fewer may be the judge's mistakes
 FEW_TRIALS = 10  # an interval on fewer holds nearly every value
-TUNED = "ours, fine-tuned (notebook 06)"
+NAMES = {"rate": "value", "difference": "value", "mean": "value", "n_pairs": "n", "n_episodes": "n"}
 WHO = {PAIR: SUBJECTS[PAIR], f"{PAIR}-corrector": f"{SUBJECTS[f'{PAIR}-corrector']} (fine-tuned to restart)"}
+RUN_WHO = {  # where a table has no subject
+    "fine_tuning": "ours, fine-tuned (notebook 06)",
+    "validation": "ours, {quantity}",
+    "ablation": WHO[f"{PAIR}-corrector"],
+    "latent_discovery": WHO[f"{PAIR}-corrector"],
+}
 
 
 def answers() -> pd.DataFrame:
@@ -38,21 +44,21 @@ def _told(numbers: str) -> str:
 
 def _findings(claim: tuple) -> Iterator[dict[str, str]]:
     """Who, ours and verdict: once for every combination of the places that ``where`` gives."""
-    if not claim.file:
+    run, _, name = claim.file.partition("/")
+    if not claim.file or not is_measured(run, name):
         yield {"who": "", "ours": "", "verdict": NOT_YET}
         return
-    run, name = claim.file.split("/")
     for place in places(claim.where):
         line = one_line(result(run, name), place, f"{claim.file}.csv")
-        line = line.rename({"rate": "value", "difference": "value", "n_pairs": "n"})
-        who = WHO.get(place.get("subject", ""), f"ours, {place['quantity']}" if run == "validation" else TUNED)
+        line = line.rename(NAMES)
+        who = WHO[place["subject"]] if "subject" in place else RUN_WHO[run].format(**place)
         if claim.against:
             other = one_line(result(run, name), place | next(places(claim.against)), f"{claim.file}.csv")
-            other = other.rename({"rate": "value"})
+            other = other.rename(NAMES)
             ours = f"{in_words(line)} against {in_words(other)}"
             yield {"who": who, "ours": ours, "verdict": compared(claim.rule, line, other)}
         else:
-            rule = PAIRED if "n_only_first" in line.index else SINGLE
+            rule = PAIRED if "n_pairs" in result(run, name) else SINGLE
             yield {"who": who, "ours": in_words(line), "verdict": rule[claim.rule](line, claim.bound)}
 
 
@@ -66,17 +72,19 @@ def places(where: str) -> Iterator[dict[str, str]]:
 
 
 def in_words(line: pd.Series) -> str:
-    """Value with interval and counts: rates and their differences in per cent, scores as they are."""
+    """Value with interval and counts: rates and their differences in per cent, scores and activations as they are."""
     if not line["n"]:
         return "no trial to count"
-    is_score = line["quantity"] == "first_score"
-    value, low, high = (line[column] * (1 if is_score else 100) for column in ("value", "ci_low", "ci_high"))
-    unit, counts = "" if is_score else "%", f"n = {line['n']:.0f}"
-    if "n_only_first" in line.index:
-        unit, counts = " points", f"{line['n']:.0f} pairs"
-    elif not is_score:
+    quantity = line.get("quantity", "activation")
+    value, low, high = (line[column] for column in ("value", "ci_low", "ci_high"))
+    if quantity == "activation":
+        return f"{value:.3g} [{low:.3g}, {high:.3g}], n = {line['n']:.0f}"
+    factor, is_paired = 1 if quantity == "first_score" else 100, "n_unmatched" in line.index
+    unit = " points" if is_paired else "" if factor == 1 else "%"
+    counts = f"{line['n']:.0f} pairs" if is_paired else f"n = {line['n']:.0f}"
+    if factor == 100 and not is_paired:
         counts = f"{line['n_events']:.0f} of {line['n']:.0f}"
-    return f"{value:.1f}{unit} [{low:.1f}, {high:.1f}], {counts}"
+    return f"{factor * value:.1f}{unit} [{factor * low:.1f}, {factor * high:.1f}], {counts}"
 
 
 def happens(line: pd.Series, bound: float) -> str:
@@ -135,6 +143,12 @@ def falls(line: pd.Series, bound: float) -> str:
     return _direction(line, -1)
 
 
+def unchanged(line: pd.Series, bound: float) -> str:
+    """Does the interval of the paired difference hold 0?"""
+    excludes = line["ci_low"] > 0 or line["ci_high"] < 0
+    return "differs: interval excludes 0" if excludes else "not told apart: interval holds 0"
+
+
 def _direction(line: pd.Series, sign: int) -> str:
     if line["value"] == 0:
         return "no difference seen, interval holds 0"
@@ -171,5 +185,5 @@ SINGLE: dict[str, Callable[[pd.Series, float], str]] = {
     "above": above,
     "holds": holds,
 }
-PAIRED: dict[str, Callable[[pd.Series, float], str]] = {"rises": rises, "falls": falls}
-RULES = {*SINGLE, *PAIRED, "same"}
+PAIRED: dict[str, Callable[[pd.Series, float], str]] = {"rises": rises, "falls": falls, "same": unchanged}
+RULES = {*SINGLE, *PAIRED}

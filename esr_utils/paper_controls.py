@@ -5,7 +5,18 @@ import json
 import pandas as pd
 
 from esr_utils import published
-from esr_utils.beside import MODELS, NOT_YET, PAIR, SUBJECTS, frame_of, our_lines, paper_line, result, words
+from esr_utils.beside import (
+    MODELS,
+    NOT_YET,
+    PAIR,
+    SUBJECTS,
+    frame_of,
+    is_measured,
+    our_lines,
+    paper_line,
+    result,
+    words,
+)
 from esr_utils.config import DATA, results_dir
 from esr_utils.published import META_PROMPTS
 from esr_utils.result_tables import told
@@ -52,14 +63,37 @@ def _whole_response(model: str, condition: str, quantity: str) -> str:
     return found[0]
 
 
+STRETCHES = {"off topic": ("p0106", "p0109"), "on topic": ("p0107", "p0110"), "no correction": ("p0108", None)}
+BASELINE = "1 by definition"
+
+
 def fig20_21() -> pd.DataFrame:
-    """Mean activation of the detectors before and after a correction, and in answers without one."""
-    names = {"off topic, before it": "p0106", "on topic, after it": "p0107", "good answers, none": "p0108"}
-    lines = [paper_line("activation", who, number) for who, number in names.items()]
-    ratios = {"off topic / good": "p0109", "on topic / good": "p0110"}
-    lines += [paper_line("ratio", who, number) for who, number in ratios.items()]
-    lines += [words(panel, "ours", NOT_YET, origin="ours") for panel in ("activation", "ratio")]
-    return frame_of(lines)
+    """Mean activation of the detectors before and after a correction, and over that in answers without one.
+
+    Panels ``activation`` (the paper's) and ``ours`` are of different SAEs, so only ``ratio`` can be compared.
+    """
+    lines = []
+    for who, (mean, ratio) in STRETCHES.items():
+        lines += [paper_line("activation", who, mean), paper_line("ratio", who, ratio, note="" if ratio else BASELINE)]
+    return frame_of([*lines, *_our_activations()])
+
+
+def _our_activations() -> list[dict]:
+    """The detectors of notebook 03 by stretch, and over that of unsteered answers, once they have been measured."""
+    if not is_measured("latent_discovery", "levels"):
+        return [words(panel, "ours", NOT_YET, origin="ours") for panel in ("ours", "ratio")]
+    table = result("latent_discovery", "levels").query("group == 'detectors'").set_index("where")
+    names = {"off_topic": "ours: off topic", "on_topic": "ours: on topic", "unsteered": "ours: unsteered"}
+    lines = []
+    for where, who in names.items():
+        row, known = table.loc[where], {"source": "latent_discovery/levels.csv"}
+        ends = {column: row[column] for column in ("ci_low", "ci_high", "n")}
+        line = words("ours", who, "", origin="ours") | known | ends
+        lines.append(line | {"value": row["mean"], "interval": "95%, t over responses"})
+        over = {"value": row["mean"] / table.loc["unsteered", "mean"], "n": row["n"]} | known
+        is_base = where == "unsteered"
+        lines.append(words("ratio", who, BASELINE if is_base else "", origin="ours") | ({} if is_base else over))
+    return lines
 
 
 LAYERS = {  # who -> numbers of the steering layer and its depth

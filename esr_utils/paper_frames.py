@@ -6,13 +6,16 @@ import pandas as pd
 
 from esr_utils import published
 from esr_utils.beside import (
+    CLUSTERED,
     MODELS,
     NAIVE,
     NOT_YET,
+    ONE_OF_MANY,
     PICTURE,
     ROUNDED,
     SUBJECTS,
     frame_of,
+    is_measured,
     naive,
     one_line,
     our_lines,
@@ -123,6 +126,7 @@ def _or_picture(panel: str, who: str, number: str | None, *, arm: str = "") -> d
     return paper_line(panel, who, number, arm=arm, note="approximate" if "approx" in unit else "")
 
 
+MANY = "matched set"  # in our tables, an arm drawn several times
 ABLATION = {  # what was ablated -> numbers of its first score, several attempts and ESR
     "nothing": ("p0089", "p0039", "p0038"),
     "26 detectors": ("p0090", "p0091", "p0093"),
@@ -132,20 +136,31 @@ ABLATION = {  # what was ablated -> numbers of its first score, several attempts
 
 def fig5() -> pd.DataFrame:
     """What ablating the detector latents does to first score, several attempts and ESR."""
-    return _ablation(("nothing", "26 detectors"))
+    return _ablation(("nothing", "26 detectors"), {"none": "nothing", "detectors": "detectors"})
 
 
 def fig19() -> pd.DataFrame:
-    """The same with random latents ablated, three sets pooled."""
-    return _ablation(tuple(ABLATION))
+    """The same with random latents ablated: the paper's three sets pooled, and ours, matched, each on a line."""
+    ours = {"none": "nothing", "detectors": "detectors", MANY: "matched sets"}
+    return _ablation(tuple(ABLATION), ours)
 
 
-def _ablation(arms: tuple[str, ...]) -> pd.DataFrame:
+def _ablation(arms: tuple[str, ...], ours: dict[str, str]) -> pd.DataFrame:
+    """Published arms, then ours: names of them in ``by_arm`` -> as told."""
     panels = ("first_score", "multi_attempt", "esr")
     lines = []
     for arm in arms:
         lines += [paper_line(panel, arm, number) for panel, number in zip(panels, ABLATION[arm], strict=True)]
-    lines += [words(panel, "ours", NOT_YET, origin="ours") for panel in panels]
+    if not is_measured("ablation", "by_arm"):
+        return frame_of([*lines, *(words(panel, "ours", NOT_YET, origin="ours") for panel in panels)])
+    table = result("ablation", "by_arm")
+    n_sets = table.loc[table["name"] == MANY, "condition"].nunique()
+    told = ours | {name: f"{n_sets} {ours[name]}" for name in ours if name == MANY}
+    for row in table[table["name"].isin(ours) & table["quantity"].isin(panels)].itertuples():
+        line = words(row.quantity, f"ours: {told[row.name]}", "", origin="ours")
+        ends = {"note": ONE_OF_MANY} if row.name == MANY else {"ci_low": row.ci_low, "ci_high": row.ci_high}
+        known = {"value": row.value, "n_events": row.n_events, "n": row.n, "source": "ablation/by_arm.csv"}
+        lines.append(line | known | ends | {"interval": "" if row.name == MANY else CLUSTERED})
     return frame_of(lines)
 
 

@@ -22,7 +22,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_fig5": (
         "Fig 5: does ablating the detector latents lower restarts?",
-        "Published scores and rates of one model; ours are not measured yet.",
+        "Published scores and rates of one model; ours: the corrector, once notebook 04 has been run.",
     ),
     "paper_fig6": (
         "Fig 6: does the share of self-corrections in fine-tuning matter?",
@@ -49,12 +49,13 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_fig19": (
         "Fig 19: is ablating random latents any different?",
-        "Published scores and rates without ablation, of the detectors and of three random sets pooled; ours are not "
-        "measured yet.",
+        "Published scores and rates without ablation, of the detectors and of three random sets pooled; ours: the "
+        "corrector with matched sets, once notebook 04 has been run.",
     ),
     "paper_fig20_21": (
         "Figs 20 and 21: are the detectors active before a correction?",
-        "Three published means and two ratios; Fig 20 is a curve without numbers. Ours are not measured yet.",
+        "Three published means and two ratios; Fig 20 is a curve without numbers. Ours: the corrector, once notebook "
+        "03 has been run.",
     ),
     "paper_table1": (
         "Table 1: where are the models steered?",

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from esr_utils.beside import ONE_OF_MANY
 from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE
 
 GREEN = "#009e73"
@@ -71,7 +72,7 @@ def rows(axis: Axes, part: pd.DataFrame, who: Sequence[str], arms: Mapping[str, 
 
 
 def point(axis: Axes, line: tuple, y: float, colour: str, *, factor: float) -> None:
-    """One line of a frame at the height ``y``; words where it has no value."""
+    """One line of a frame at the height ``y``; words where it has no value, no counts where many share the row."""
     is_paper = line.origin == "paper"
     if pd.isna(line.value):
         words = {"fontsize": SMALL, "va": "center", "color": colour, "style": "italic"}
@@ -81,6 +82,8 @@ def point(axis: Axes, line: tuple, y: float, colour: str, *, factor: float) -> N
     axis.plot(ends, [y, y], ":" if is_paper else "-", marker="|", ms=5, color=colour, lw=1.2)
     marker = {"at most": "<", "more than": ">"}.get(line.note, "o")
     axis.plot(factor * line.value, y, marker, ms=3.8, color=colour, mfc="white" if is_paper else colour, mew=1)
+    if line.note == ONE_OF_MANY:
+        return
     told = {"transform": axis.get_yaxis_transform(), "fontsize": SMALL, "va": "center", "color": colour}
     axis.text(1.02, y, counts(line, factor), **told)
 

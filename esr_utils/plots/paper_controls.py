@@ -52,9 +52,10 @@ def _quantity_key(axis: Axes) -> None:
 
 
 def fig20_21(frame: pd.DataFrame) -> Figure:
-    """Activation of the detectors by part of the response: three means were published, and two ratios."""
-    key = "Llama 70B, mean over the detectors; no interval was told. Fig 20 is a curve only: no point of it was told."
-    return forest(frame, {"activation": "mean SAE activation", "ratio": "times that of good answers"}, key=key)
+    """Activation of the detectors by part of the response: published means and ratios, and ours of another SAE."""
+    key = "Llama 70B: mean over the detectors, no interval told; Fig 20 is a curve only, no point of it was told"
+    panels = {"activation": "mean SAE activation", "ours": "ours, another SAE", "ratio": "times the baseline"}
+    return forest(frame, panels, key=f"{key}\nfilled: ours, 95% over responses")
 
 
 def table1(frame: pd.DataFrame) -> Figure:

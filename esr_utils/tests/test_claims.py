@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from esr_utils import claims
-from esr_utils.beside import NOT_YET
+from esr_utils.beside import NOT_YET, is_measured
 
 
 def rate(low, high, *, n_events=20, n=100):
@@ -13,7 +13,7 @@ def rate(low, high, *, n_events=20, n=100):
 
 
 def difference(value, low, high):
-    return pd.Series({"value": value, "ci_low": low, "ci_high": high, "n": 64, "n_only_first": 3, "quantity": "esr"})
+    return pd.Series({"value": value, "ci_low": low, "ci_high": high, "n": 64, "n_unmatched": 0, "quantity": "esr"})
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,8 @@ def difference(value, low, high):
         (claims.rises, difference(-0.1, -0.2, -0.02), 0, "opposite direction, interval excludes 0"),
         (claims.falls, difference(-0.1, -0.2, -0.02), 0, "same direction, interval excludes 0"),
         (claims.falls, difference(0.0, -0.1, 0.1), 0, "no difference seen, interval holds 0"),
+        (claims.unchanged, difference(0.0, -0.1, 0.1), 0, "not told apart: interval holds 0"),
+        (claims.unchanged, difference(0.2, 0.1, 0.3), 0, "differs: interval excludes 0"),
     ],
 )
 def test_a_verdict_follows_from_the_interval(rule, line, bound, verdict):
@@ -74,8 +76,9 @@ def test_values_are_told_with_interval_and_counts():
 def test_every_claim_is_answered_or_said_to_be_open():
     table = claims.answers()
     assert set(table["id"]) == set(claims.published.claims().index)
-    assert ((table["file"] == "") == (table["verdict"] == NOT_YET)).all()
-    assert table.loc[table["file"] != "", "ours"].str.contains(r"\d|no trial").all()
+    measured = table["file"].map(lambda file: bool(file) and is_measured(*file.split("/")))
+    assert (measured == (table["verdict"] != NOT_YET)).all()
+    assert table.loc[measured, "ours"].str.contains(r"\d|no trial").all()
     assert table["published"].str.contains(r"\d").all()
 
 
@@ -92,6 +95,22 @@ def test_ours_is_read_from_the_result_file(monkeypatch):
     table = claims.answers().set_index("id")
     assert (table.loc["c01", "ours"] == "34.5% [30.0, 40.0], 123 of 360").all()
     assert table.loc["c02", "verdict"] == "differs: interval above 0.01"
+
+
+def test_a_table_that_comes_later_is_looked_up(monkeypatch):
+    real, real_measured = claims.result, claims.is_measured
+    line = {"condition": "detectors", "n_pairs": 240, "difference": -0.05, "ci_low": -0.09, "ci_high": -0.01}
+    lines = [line | {"quantity": quantity, "n_unmatched": 0} for quantity in ("multi_attempt", "esr", "first_score")]
+    later = {("ablation", "contrasts"): pd.DataFrame(lines)}
+    monkeypatch.setattr(claims, "result", lambda *of: later[of] if of in later else real(*of))
+    monkeypatch.setattr(claims, "is_measured", lambda *of: of in later or real_measured(*of))
+    table = claims.answers().set_index("id")
+    assert table.loc["c03", "ours"] == "-5.0 points [-9.0, -1.0], 240 pairs"
+    assert table.loc["c03", "verdict"] == "same direction, interval excludes 0"
+    assert table.loc["c19", ["ours", "verdict"]].to_list() == [
+        "-0.1 points [-0.1, -0.0], 240 pairs",
+        "differs: interval excludes 0",
+    ]
 
 
 def test_a_line_that_is_not_there_is_told(monkeypatch):

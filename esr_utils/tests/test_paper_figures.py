@@ -1,5 +1,6 @@
 """The paper's figures: whole, honest about what was not published, the same every time, clear when a file is bad."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -45,12 +46,22 @@ def few(monkeypatch):
     monkeypatch.setattr(redraw, "PAPER", dict.fromkeys(("paper_fig3", "paper_fig5", "paper_table1")))
 
 
+def unmeasured() -> set[str]:
+    """Figures of the kit's own whose tables have not been committed yet."""
+    needed = {name: files for name, (_, files) in plots.RESULTS.items()}
+    folders = {name: plots.committed_folder(name) for name in needed}
+    return {name for name in needed if not all((folders[name] / f"{file}.csv").is_file() for file in needed[name])}
+
+
 def test_everything_drawn_twice_is_the_same_bytes(tmp_path, monkeypatch):
-    assert draw_into(tmp_path / "one", monkeypatch) == []
-    assert draw_into(tmp_path / "two", monkeypatch) == []
+    told = draw_into(tmp_path / "one", monkeypatch)
+    assert draw_into(tmp_path / "two", monkeypatch) == told
+    left_out = unmeasured()
+    assert {name for fault in told for name in fault.rstrip(".").split("Not drawn: ")[1].split(", ")} == left_out
     one = files(tmp_path / "one")
     assert one == files(tmp_path / "two")
     named = {f"{name}.{kind}" for name in (*plots.RESULTS, *plots.PAPER) for kind in ("png", "csv")}
+    named -= {f"{name}.{kind}" for name in left_out for kind in ("png", "csv")}
     assert set(one) == named | {"index.html", "paper_claims.csv"}
     assert plt.get_fignums() == []
     committed = files(figures_dir("standard"))
@@ -90,7 +101,7 @@ def test_a_published_interval_is_marked_as_naive(name):
 def test_a_curve_without_numbers_is_told_in_words():
     assert "curves only" in FRAMES["paper_fig6"].query("panel == 'esr' and origin == 'paper'")["note"].iloc[0]
     assert (FRAMES["paper_fig2"].query("panel == 'improvement'")["note"] == PICTURE).sum() == 4
-    for name in ("paper_fig5", "paper_fig19", "paper_prefill", "paper_held_out", "paper_other_vectors"):
+    for name in ("paper_prefill", "paper_held_out", "paper_other_vectors", "paper_matched_prefix"):
         ours = FRAMES[name].query("origin == 'ours'")
         assert len(ours)
         assert ours["value"].isna().all()
@@ -106,7 +117,42 @@ def test_every_point_of_ours_has_its_denominator():
 def test_every_figure_has_a_caption_and_every_table_its_columns():
     assert list(captions.CAPTIONS) == [*plots.PAPER, *plots.RESULTS]
     for name, (_, needed) in plots.RESULTS.items():
-        assert all(f"{plots.RUNS[name.split('_')[0]]}/{table}" in COLUMNS for table in needed)
+        assert all(f"{plots.committed_folder(name).name}/{table}" in COLUMNS for table in needed)
+
+
+def test_our_ablation_is_drawn_as_soon_as_it_is_measured(results):
+    folder = results.parent / "smollm2-135m-corrector" / "ablation"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {"value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "n_events": 48, "n": 240}
+    arms = [("none", "none"), ("detectors", "detectors"), ("matched set", "set 1"), ("matched set", "set 2")]
+    lines = [
+        {"name": name, "condition": condition, "quantity": quantity, **numbers}
+        for name, condition in arms
+        for quantity in ("first_score", "multi_attempt", "esr")
+    ]
+    pd.DataFrame(lines).to_csv(folder / "by_arm.csv", index=False)
+    draw, make = plots.PAPER["paper_fig19"]
+    ours = make().query("origin == 'ours' and panel == 'esr'")
+    assert ours["who"].to_list() == ["ours: nothing", "ours: detectors", *["ours: 2 matched sets"] * 2]
+    assert (ours["value"] == 0.2).all()
+    assert ours["ci_low"].notna().to_list() == [True, True, False, False]
+    plt.close(draw(make()))
+
+
+def test_our_detectors_are_drawn_as_soon_as_they_are_measured(results):
+    folder = results.parent / "smollm2-135m-corrector" / "latent_discovery"
+    folder.mkdir(parents=True, exist_ok=True)
+    means = {"off_topic": 0.4, "correction": 0.3, "on_topic": 0.3, "unsteered": 0.1, "uncorrected": 0.2}
+    lines = [
+        {"group": "detectors", "where": at, "mean": mean, "ci_low": 0.0, "ci_high": 0.5, "n": 40}
+        for at, mean in means.items()
+    ]
+    pd.DataFrame(lines).to_csv(folder / "levels.csv", index=False)
+    draw, make = plots.PAPER["paper_fig20_21"]
+    ours = make().query("origin == 'ours'")
+    assert ours.query("panel == 'ratio'")["value"].dropna().to_list() == pytest.approx([4.0, 3.0])
+    assert len(ours.query("panel == 'ours'")) == 3
+    plt.close(draw(make()))
 
 
 class Links(HTMLParser):
@@ -131,7 +177,7 @@ def test_the_page_links_what_is_there_and_nothing_else():
     assert {link for link in parser.found if not (folder / link).is_file()} == set()
     assert {path.name for path in folder.glob("*.csv")} <= set(parser.found)
     assert "prefers-color-scheme: dark" in text
-    assert "could not be drawn" not in text
+    assert set(re.findall(r"(\w+) could not be drawn", text)) == unmeasured()
 
 
 def test_a_missing_folder_is_one_sentence_and_the_rest_is_drawn(results, few, tmp_path, monkeypatch):
