@@ -36,10 +36,14 @@ SCALE = "standard"  # "quick" runs live; "paper" takes the paper's numbers of la
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import ablation_tables, matching, metrics, plots, power
+from esr_utils import ablation_tables, following_tables, matching, metrics, plots, power, summaries
 from esr_utils.ablation import DETECTORS, HELD_OUT, NONE, PRIMARY, Ablation
+from esr_utils.detection import committed_detection
+from esr_utils.following import Following
 from esr_utils.models import with_fine_tuned
-from esr_utils.scales import ABLATION
+from esr_utils.published import cite
+from esr_utils.scales import ABLATION, FOLLOWING, TOPIC_STEERING
+from esr_utils.topic_steering import TopicSteering
 
 plots.use_style()
 settings = ABLATION[SCALE]
@@ -116,11 +120,12 @@ contrasts[(contrasts["condition"] == DETECTORS) & contrasts["rate_first"].notna(
 # ## Against the matched sets
 
 # %%
-place = study.run.table("place_among_sets", ablation_tables.place_among_sets(contrasts))
+place = study.run.table("place_among_sets", ablation_tables.place_among_sets(trials))
 place.round(3)
 
 # %% [markdown]
-# `p` is the share of sets that change the rate at least as much, the arm itself counted in.
+# On the trials that every arm shares. `p` is the share of sets that change the rate at least as much, the arm itself
+# counted in.
 
 # %%
 display(Image(plots.draw_result("ablation_contrasts", study.run.folder, scale=SCALE), width=760))
@@ -171,7 +176,165 @@ line = second[(second["condition"] == PRIMARY[0]) & (second["quantity"] == PRIMA
 ablation_tables.what_could_be_seen(held_out, line).round(3)
 
 # %% [markdown]
-# ## Paper and ours
+# ## Prefill 2x2
+# Does a restart answer the text that is already there, or the steering? The paper's authors begin an unsteered
+# response with the first characters of a steered one and see more restarts than under steering. Their beginnings may
+# hold a restart already, their continuations have 512 tokens more than a steered response, and they have one cell of
+# the four. Here beginnings are cut strictly before the first restart, and crossed with the continuation: both steered
+# or not, with the same seeds and the same number of tokens in all.
+#
+# **Declared before the runs**, on several attempts, for either source of beginnings: steered less unsteered beginning
+# where the continuation is unsteered, and steered less unsteered continuation of a steered beginning. ESR and ESR with
+# a gain of 20 are shown beside, as secondary.
+#
+# Beginnings of responses that restarted are chosen by what came after them. So there is a second source: responses
+# that withdrew nothing, matched on the first score and cut at the same number of tokens.
+
+# %%
+following = Following(SUBJECT, SCALE, FOLLOWING[SCALE]).measure()
+following_tables.candidates(following.prefixes(), following.segments()).round(2)
+
+# %% [markdown]
+# `fit` ones are used; the others have no room for a continuation (`no_room`), a partner or attempt that is too `short`,
+# a `restart` within a beginning, or were not drawn (`spare`). A restarted response is cut where its first attempt ends,
+# so its beginning often stops with a sentence, and the unsteered one beside it seldom does: that alone can favour a
+# restart. The uncorrected ones are cut anywhere, on both sides.
+
+# %%
+cells = following.cells()
+metrics.flow(cells, ["source", "prefix", "continuation"])[["source", "prefix", "continuation", "planned", "judged"]]
+
+# %%
+by_cell = following.run.table("cells", following_tables.cell_table(cells))
+display(Image(plots.draw_result("prefill_cells", following.run.folder, scale=SCALE), width=760))
+
+# %% [markdown]
+# Counts are events and trials. An event needs its restart after the beginning, which has none. Bars are 95% intervals
+# over latents and questions.
+
+# %%
+columns = ["source", "prefix", "continuation", "quantity", "n_events", "n", "rate", "ci_low", "ci_high"]
+by_cell[[*columns, "n_latents", "design_effect"]].round(3)
+
+# %% [markdown]
+# The declared contrasts, trial by trial:
+
+# %%
+cell_contrasts = following.run.table("cell_contrasts", following_tables.cell_contrasts(cells))
+primary = cell_contrasts[cell_contrasts["quantity"] == following_tables.PRIMARY]
+columns = ["source", "contrast", "n_pairs", "rate_second", "rate_first", "difference", "ci_low", "ci_high", "mcnemar_p"]
+primary[columns].round(3)
+
+# %% [markdown]
+# The first contrast above zero would say that the text already written brings restarts without any steering; the
+# second below zero, that steering holds back restarts which its own text would bring. If the first is there for
+# `restarted` alone, it may be the choice by outcome, or the place of the cut. An interval that holds zero decides
+# nothing: its ends say what is still possible.
+
+# %%
+following_tables.cells_beside_paper(by_cell)
+
+# %% [markdown]
+# The paper's beginnings are of that many characters and were published without intervals; for comparison it quotes
+# 2-3% (ESR, under live steering). Model, judge and lengths differ.
+
+# %% [markdown]
+# ## Sustained resistance
+# After a restart, does the subject stay on topic under steering because it has recovered, or because it now reads text
+# on the topic? A response is begun with `own`: its own correction and the start of what follows; `generic`: as many
+# tokens of an unsteered answer to the question; `off_topic`: as many of its own first attempt; or `none`. Steering goes
+# on in every arm, with the same seeds and the same number of new tokens, and the continuation alone is scored.
+#
+# **Declared before the runs**: mean score of the continuation, `own` less `generic` (primary), `own` less `off_topic`,
+# and `generic` less `none`, by episode and repeat.
+
+# %%
+arms = following.arms()
+sustained = following.run.table("sustained", following_tables.sustained_table(arms))
+sustained_contrasts = following.run.table("sustained_contrasts", following_tables.sustained_contrasts(arms))
+display(Image(plots.draw_result("sustained_scores", following.run.folder, scale=SCALE), width=760))
+
+# %%
+sustained[["arm", "n_planned", "n", "mean", "ci_low", "ci_high", "median", "sd", "design_effect"]].round(1)
+
+# %%
+columns = ["arm", "less", "n_pairs", "n_lost", "mean_second", "mean_first", "difference", "ci_low", "ci_high"]
+sustained_contrasts[[*columns, "n_latents", "n_questions"]].round(1)
+
+# %% [markdown]
+# `off_topic` is the first attempt whatever it scored, and what the gate does not take for a restart can stand in it.
+# `own`, `generic` and `off_topic` compare continuations that stand at the same place. In `none` the continuation is the
+# opening of a response; an opening may name the question's words more often than what follows it, which the judge
+# would reward, so `generic` less `none` also compares places.
+
+# %%
+following_tables.sustained_beside_paper(sustained, sustained_contrasts)
+
+# %% [markdown]
+# The paper's three numbers are known from notes on a later version; whether 54.5 is a gain or a level they do not say,
+# and no code was found, so arms, lengths and scoring are this notebook's own.
+
+# %% [markdown]
+# ## Directions that are not from an SAE
+# Is it the SAE's directions that a model resists, or any direction that carries a topic? A later round of the paper
+# steered along what sets the title of a Wikipedia article apart. Here: the model is asked about topics that no question
+# is about, and the direction of a topic is the residual stream at the last prompt token less its mean over the topics.
+# Each is calibrated and measured as the latents of notebook 02 are, on the subject that corrects itself.
+
+# %%
+topics = TopicSteering(SUBJECT, SCALE, TOPIC_STEERING[SCALE]).measure()
+of_latents = committed_detection(SUBJECT, SCALE)
+metrics.flow(topics.trials(), ["subject", "condition", "level"])
+
+# %% [markdown]
+# Every planned trial is in this table, with the reason if it was lost.
+
+# %%
+calibrated = topics.calibrated()
+topics.run.table("calibrated", calibrated)
+columns = ["label", "group", "norm", "strength", "multiplier", "verified_score", "verified_sd", "is_in_window"]
+calibrated[columns].round(2)
+
+# %% [markdown]
+# `strength` is a distance in the residual stream, as for the SAE's directions, which have length 1; `multiplier` is in
+# units of the direction's own `norm`, as the paper gives it. A topic that misses the window is kept and flagged. Beside
+# the latents:
+
+# %%
+arms = {"topics": topics, "SAE latents": of_latents}
+found = pd.concat([run.calibration().assign(directions=name) for name, run in arms.items()])
+found.groupby("directions")[["strength", "verified_score", "is_in_window"]].agg(["mean", "std", "count"]).round(2)
+
+# %% [markdown]
+# Rates at the calibrated strength and without steering. Intervals resample directions and questions.
+
+# %%
+both = pd.concat([run.trials().assign(directions=name) for name, run in arms.items()], ignore_index=True)
+rates = metrics.rates(both[both["level"].isin([0.0, 1.0])], ["directions", "condition"])
+topics.run.table("rates", rates)
+columns = ["directions", "condition", "quantity", "n_events", "n", "rate", "ci_low", "ci_high", "n_latents", "n_lost"]
+rates[columns].round(3)
+
+# %% [markdown]
+# The two kinds share neither directions nor, trial by trial, questions, so this is a comparison of two groups. A
+# difference can also come from first attempts that score differently, so read it beside the calibration above.
+
+# %%
+ours = rates.set_index(["directions", "condition", "quantity"])
+lines = {
+    "ESR rate, directions of topics": (cite("p0380"), ("topics", "steered", "esr")),
+    "ESR rate, SAE latents": (cite("p0038"), ("SAE latents", "steered", "esr")),
+    "ESR rate, topics, unsteered": ("not published", ("topics", "baseline", "esr")),
+}
+told = [(name, paper, summaries.told(ours.loc[arm])) for name, (paper, arm) in lines.items()]
+told.append(("directions of topics", cite("p0381"), f"{len(calibrated)}"))
+pd.DataFrame(told, columns=["quantity", "paper", SUBJECT])
+
+# %% [markdown]
+# Model, topics, wording and judge differ. The paper steered along such directions at another layer than along latents.
+
+# %% [markdown]
+# ## Ablation: paper and ours
 
 # %%
 study.run.table("beside_paper", ablation_tables.beside_paper(contrasts, place))
