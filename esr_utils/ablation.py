@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from esr_utils.discovery import Discovery, committed_detection
+from esr_utils.detection import committed_detection
+from esr_utils.discovery import Discovery
 from esr_utils.matching import matched_sets
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest
@@ -22,6 +23,7 @@ from esr_utils.trials import make_row, plan_trials
 NONE, DETECTORS, BACKTRACKING = "none", "detectors", "backtracking"
 SETS, DIRECTIONS = "matched set", "random directions"
 EVALUATION, HELD_OUT = "evaluation", "held_out"
+HELD_OUT_ARMS = (NONE, DETECTORS, BACKTRACKING)
 PRIMARY = (DETECTORS, NONE, "multi_attempt")  # declared: the first less the second, against the matched sets
 
 
@@ -100,11 +102,11 @@ class Ablation(Study):
     def _strengths(self) -> dict[int, float]:
         return self._source.calibration()["strength"].head(self.scale.n_latents).to_dict()
 
-    def _replayed(self) -> list[PlannedTrial]:
-        """The trials of notebook 02 at the calibrated strength: the first questions of each latent."""
+    def _replayed(self, n_questions: int | None = None) -> list[PlannedTrial]:
+        """The trials of notebook 02 at the calibrated strength: the first questions of each latent, by default all."""
         plans, chosen = [plan for plan in self._source.plan() if plan.level == MAIN_LEVEL], []
         for latent in self._strengths():
-            chosen += [plan for plan in plans if plan.latent == latent][: self.scale.n_questions]
+            chosen += [plan for plan in plans if plan.latent == latent][: n_questions or self.scale.n_questions]
         return chosen
 
     def profiles(self) -> pd.DataFrame:
@@ -162,9 +164,14 @@ class Ablation(Study):
         return [mine["latent"].tolist() for _, mine in self.run.frame("matched_sets", make).groupby("set")]
 
     def plan(self, split: str = EVALUATION) -> list[PlannedTrial]:
-        """Every trial of one split. Held-out questions are asked in three arms: none, detectors, backtracking."""
+        """Every trial of one split; matched sets and random directions get the first questions of each latent.
+
+        Held-out questions are asked in three arms: none, detectors, backtracking.
+        """
         if split == EVALUATION:
-            plans, arms = self._replayed(), self.arms
+            everywhere = [arm for arm in self.arms if arm.number is None]
+            first = {plan.id for plan in self._replayed(self.scale.n_set_questions)}
+            pairs = [(plan, self.arms if plan.id in first else everywhere) for plan in self._replayed()]
         else:
             plans = plan_trials(
                 self.subject,
@@ -174,8 +181,8 @@ class Ablation(Study):
                 levels=(MAIN_LEVEL,),
                 seed=self.scale.seed,
             )
-            arms = [arm for arm in self.arms if arm.name in (NONE, DETECTORS, BACKTRACKING)]
-        return [replace(plan, condition=arm.condition) for plan in plans for arm in arms]
+            pairs = [(plan, [arm for arm in self.arms if arm.name in HELD_OUT_ARMS]) for plan in plans]
+        return [replace(plan, condition=arm.condition) for plan, arms in pairs for arm in arms]
 
     def row(self, plan: PlannedTrial, sampling: Sampling) -> Row:
         return replay(plan, self._arm[plan.condition], sampling)

@@ -31,27 +31,32 @@ def contrasts(trials: pd.DataFrame) -> pd.DataFrame:
             continue
         between = ({"condition": NONE}, {"condition": condition})
         mine = [paired.rates(trials, between, quantity=quantity) for quantity in QUANTITIES]
-        mine.append(paired.means(trials, between, "first_score"))
+        mine.append(paired.means(trials, between, column="first_score"))
         lines.append(pd.concat(mine).assign(name=name, condition=condition))
     return pd.concat(lines, ignore_index=True)
 
 
-def place_among_sets(contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Where each arm's difference lies among those of the matched sets, quantity by quantity.
+def shared(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials of the latents, questions and repeats that were replayed in every arm, matched sets included."""
+    n_arms = trials.groupby(list(metrics.PAIR_KEY))["condition"].transform("nunique")
+    return trials[n_arms == trials["condition"].nunique()]
+
+
+def place_among_sets(trials: pd.DataFrame) -> pd.DataFrame:
+    """Where each arm's difference from none lies among those of the matched sets, on the trials that all arms share.
 
     Columns: condition, quantity, difference, sets_mean, sets_least, sets_most, n_sets, p: share of sets whose
     difference is at least as far from 0, the arm itself counted in (so p is at least 1 / (1 + n_sets)).
     """
-    sets = contrasts[contrasts["name"] == SETS]
-    others = contrasts[~contrasts["name"].isin([SETS, DIRECTIONS])]
+    table = contrasts(shared(trials))
+    sets = table[table["name"] == SETS]
     lines = []
-    for line in others.itertuples():
+    for line in table[~table["name"].isin([SETS, DIRECTIONS])].itertuples():
         drawn = sets.loc[sets["quantity"] == line.quantity, "difference"].to_numpy()
-        as_far = np.sum(np.abs(drawn) >= abs(line.difference) - 1e-12)
+        p = (1 + np.sum(np.abs(drawn) >= abs(line.difference) - 1e-12)) / (1 + len(drawn))
         spread = {"sets_mean": drawn.mean(), "sets_least": drawn.min(), "sets_most": drawn.max(), "n_sets": len(drawn)}
-        p = (1 + as_far) / (1 + len(drawn))
-        known = {"condition": line.condition, "quantity": line.quantity, "difference": line.difference}
-        lines.append({**known, **spread, "p": p})
+        known = {"condition": line.condition, "quantity": line.quantity, "n_pairs": line.n_pairs}
+        lines.append({**known, "difference": line.difference, **spread, "p": p})
     return pd.DataFrame(lines)
 
 
@@ -60,17 +65,16 @@ def less_sets(trials: pd.DataFrame) -> pd.DataFrame:
 
     What the detectors do beyond what ablating so much of anything does. The sets are taken as given.
     """
-    outcomes = metrics.outcomes(trials).assign(first_score=trials["first_score"].to_numpy())
-    key = list(metrics.PAIR_KEY)
+    key, trials = list(metrics.PAIR_KEY), shared(trials)
+    outcomes = metrics.outcomes(trials).assign(first_score=trials["first_score"])
     lines = []
     for quantity in (*QUANTITIES, "first_score"):
-        known = trials[[*key, "name"]].assign(value=outcomes[quantity].to_numpy()).dropna(subset=["value"])
-        means = known.groupby([*key, "name"])["value"].mean().unstack("name")[[DETECTORS, SETS]].dropna()
-        pairs = means.reset_index()
+        known = trials[[*key, "name"]].assign(value=outcomes[quantity]).dropna(subset=["value"])
+        pairs = known.groupby([*key, "name"])["value"].mean().unstack("name")[[DETECTORS, SETS]].dropna().reset_index()
         values = (pairs[DETECTORS] - pairs[SETS]).to_numpy(dtype=float)
         interval = metrics.mean_interval(pairs, values, np.random.default_rng(0))
-        known = {DETECTORS: pairs[DETECTORS].mean(), SETS: pairs[SETS].mean(), "difference": values.mean()}
-        lines.append({"quantity": quantity, "n_pairs": len(pairs), **known, **interval})
+        means = {DETECTORS: pairs[DETECTORS].mean(), SETS: pairs[SETS].mean(), "difference": values.mean()}
+        lines.append({"quantity": quantity, "n_pairs": len(pairs), **means, **interval})
     return pd.DataFrame(lines)
 
 

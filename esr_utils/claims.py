@@ -14,12 +14,13 @@ from esr_utils.beside import NOT_YET, PAIR, SUBJECTS, is_measured, one_line, res
 
 FEW_EVENTS = 5  # fewer may be the judge's mistakes
 FEW_TRIALS = 10  # an interval on fewer holds nearly every value
-NAMES = {"rate": "value", "difference": "value", "mean": "value", "n_pairs": "n", "n_episodes": "n"}
+NAMES = {"rate": "value", "difference": "value", "mean": "value"}
 WHO = {PAIR: SUBJECTS[PAIR], f"{PAIR}-corrector": f"{SUBJECTS[f'{PAIR}-corrector']} (fine-tuned to restart)"}
 RUN_WHO = {  # where a table has no subject
     "fine_tuning": "ours, fine-tuned (notebook 06)",
     "validation": "ours, {quantity}",
     "ablation": WHO[f"{PAIR}-corrector"],
+    "following": WHO[f"{PAIR}-corrector"],
     "latent_discovery": WHO[f"{PAIR}-corrector"],
 }
 
@@ -50,16 +51,22 @@ def _findings(claim: tuple) -> Iterator[dict[str, str]]:
         return
     for place in places(claim.where):
         line = one_line(result(run, name), place, f"{claim.file}.csv")
-        line = line.rename(NAMES)
+        line = _renamed(line)
         who = WHO[place["subject"]] if "subject" in place else RUN_WHO[run].format(**place)
         if claim.against:
             other = one_line(result(run, name), place | next(places(claim.against)), f"{claim.file}.csv")
-            other = other.rename(NAMES)
+            other = _renamed(other)
             ours = f"{in_words(line)} against {in_words(other)}"
             yield {"who": who, "ours": ours, "verdict": compared(claim.rule, line, other)}
         else:
-            rule = PAIRED if "n_pairs" in result(run, name) else SINGLE
+            rule = PAIRED if "difference" in result(run, name) else SINGLE
             yield {"who": who, "ours": in_words(line), "verdict": rule[claim.rule](line, claim.bound)}
+
+
+def _renamed(line: pd.Series) -> pd.Series:
+    """A line of any of our tables, with its ``value`` and its ``n`` under these names."""
+    counted = next(name for name in ("n", "n_pairs", "n_episodes") if name in line.index)
+    return pd.concat([line.rename(NAMES).drop("n", errors="ignore"), pd.Series({"n": line[counted]})])
 
 
 def places(where: str) -> Iterator[dict[str, str]]:
@@ -79,7 +86,7 @@ def in_words(line: pd.Series) -> str:
     value, low, high = (line[column] for column in ("value", "ci_low", "ci_high"))
     if quantity == "activation":
         return f"{value:.3g} [{low:.3g}, {high:.3g}], n = {line['n']:.0f}"
-    factor, is_paired = 1 if quantity == "first_score" else 100, "n_unmatched" in line.index
+    factor, is_paired = 1 if quantity == "first_score" else 100, "n_pairs" in line.index
     unit = " points" if is_paired else "" if factor == 1 else "%"
     counts = f"{line['n']:.0f} pairs" if is_paired else f"n = {line['n']:.0f}"
     if factor == 100 and not is_paired:

@@ -14,7 +14,7 @@ from esr_utils.models import find_entry
 from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest
-from esr_utils.scales import DetectionScale
+from esr_utils.scales import DETECTION, DetectionScale
 from esr_utils.study import JUDGE, MAIN_LEVEL, SECOND_JUDGE, Study
 from esr_utils.trials import plan_trials
 
@@ -152,6 +152,12 @@ class Detection(Study):
             for part in of_level.values()
             for i in sorted(rng.choice(len(part), min(n, len(part)), replace=False))
         ]
+
+
+def committed_detection(subject: str, scale_name: str) -> Detection:
+    """The detection run whose trials other notebooks take up: at ``quick`` that of ``standard``, which is committed."""
+    taken = "standard" if scale_name == "quick" else scale_name
+    return Detection(subject, taken, DETECTION[taken])
 
 
 def _split(text: str, share: float) -> tuple[str, str]:

@@ -9,12 +9,12 @@ import pandas as pd
 from esr_utils import detectors, episodes
 from esr_utils.config import DATA
 from esr_utils.cuts import first_sentences
-from esr_utils.detection import Detection
+from esr_utils.detection import Detection, committed_detection
 from esr_utils.detectors import PAPER_RULES, Readings, Rule
 from esr_utils.episodes import Episode
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run, digest
-from esr_utils.scales import DETECTION, DiscoveryScale
+from esr_utils.scales import DiscoveryScale
 from esr_utils.steering import Row, Sampling
 from esr_utils.study import MAIN_LEVEL, Study
 from esr_utils.trials import make_row
@@ -273,9 +273,3 @@ class Discovery(Study):
             openings = [first_sentences(text, OPENING_WORDS) for text in of["response"]]
             read.append(detectors.phrase_peaks(self.engine, of["question"].tolist(), openings, phrases))
         return read
-
-
-def committed_detection(subject: str, scale_name: str) -> Detection:
-    """The detection run whose trials other notebooks take up: at ``quick`` that of ``standard``, which is committed."""
-    taken = "standard" if scale_name == "quick" else scale_name
-    return Detection(subject, taken, DETECTION[taken])

@@ -1,6 +1,6 @@
 """Two arms compared trial by trial: same latent, question and seed in both. Frames in, frames out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -37,55 +37,67 @@ def rates(
     if quantity not in QUANTITIES or quantity == "improvement":
         allowed = ", ".join(name for name in QUANTITIES if name != "improvement")
         raise ValueError(f"{quantity!r} cannot be paired, for it needs a value of every judged trial: {allowed} can")
-    key = [column for column in PAIR_KEY if not any(column in arm for arm in between)]
-    first, second = (_arm(trials, arm, key, outcomes(trials)[quantity]) for arm in between)
-    matched = first.join(second, how="inner", lsuffix="_first", rsuffix="_second")
-    pairs = matched.dropna().reset_index()
-    if pairs.empty:
-        arms, columns = " and ".join(str(dict(arm)) for arm in between), ", ".join(key)
-        raise ValueError(f"no pair of {arms} has a value in both arms: {len(matched)} match by {columns}")
-    counts = {"n_lost": len(matched) - len(pairs), "n_unmatched": len(first) + len(second) - 2 * len(matched)}
+    pairs, counts = _pairs(trials, between, lambda mine: outcomes(mine)[quantity])
     return pd.DataFrame([{"quantity": quantity, **_difference(pairs, seed=seed, n_draws=n_draws), **counts}])
 
 
 def means(
     trials: pd.DataFrame,
     between: tuple[Mapping[str, object], Mapping[str, object]],
-    column: str,
     *,
+    column: str,
     seed: int = 0,
     n_draws: int = N_DRAWS,
 ) -> pd.DataFrame:
     """Difference of the mean of a score between two arms, trial by trial: second less first, in one line.
 
-    Arms and pairs as in ``rates``; pairs in which an arm has no score are left out. Columns: quantity (the column's
-    name), n_pairs, mean_first, mean_second, difference, its 95% interval (t, two-way cluster bootstrap).
-
-    Raises:
-        ValueError: as ``rates``.
+    ``quantity`` is the name of the column. Arms, pairs, counts and errors as in ``rates``; the interval as in
+    ``metrics.means``.
     """
     check_trials(trials)
-    key = [name for name in PAIR_KEY if not any(name in arm for arm in between)]
-    first, second = (_arm(trials, arm, key, trials[column]) for arm in between)
-    pairs = first.join(second, how="inner", lsuffix="_first", rsuffix="_second").dropna().reset_index()
+    pairs, counts = _pairs(trials, between, lambda mine: mine[column].astype(float))
+    difference = (pairs["value_second"] - pairs["value_first"]).to_numpy()
+    values = {
+        "n_pairs": len(pairs),
+        "mean_first": pairs["value_first"].mean(),
+        "mean_second": pairs["value_second"].mean(),
+        "difference": difference.mean(),
+    }
+    interval = mean_interval(pairs, difference, np.random.default_rng(seed), n_draws=n_draws)
+    sizes = {"n_latents": pairs["latent"].nunique(), "n_questions": pairs["question"].nunique()}
+    return pd.DataFrame([{"quantity": column, **values, **interval, **sizes, **counts}])
+
+
+def _pairs(
+    trials: pd.DataFrame,
+    between: tuple[Mapping[str, object], Mapping[str, object]],
+    value_of: Callable[[pd.DataFrame], pd.Series],
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Pairs with a value in both arms, and how many pairs and trials have none."""
+    key = [column for column in PAIR_KEY if not any(column in arm for arm in between)]
+    first, second = (_arm(trials, arm, key, value_of) for arm in between)
+    matched = first.join(second, how="inner", lsuffix="_first", rsuffix="_second")
+    pairs = matched.dropna().reset_index()
     if pairs.empty:
-        raise ValueError(f"no pair of {' and '.join(str(dict(arm)) for arm in between)} has a {column} in both arms")
-    values = (pairs["value_second"] - pairs["value_first"]).to_numpy(dtype=float)
-    known = {"mean_first": pairs["value_first"].mean(), "mean_second": pairs["value_second"].mean()}
-    interval = mean_interval(pairs, values, np.random.default_rng(seed), n_draws=n_draws)
-    line = {"quantity": column, "n_pairs": len(pairs), **known, "difference": values.mean(), **interval}
-    return pd.DataFrame([line])
+        arms, columns = " and ".join(str(dict(arm)) for arm in between), ", ".join(key)
+        raise ValueError(f"no pair of {arms} has a value in both arms: {len(matched)} match by {columns}")
+    counts = {"n_lost": len(matched) - len(pairs), "n_unmatched": len(first) + len(second) - 2 * len(matched)}
+    return pairs, counts
 
 
-def _arm(trials: pd.DataFrame, arm: Mapping[str, object], key: Sequence[str], values: pd.Series) -> pd.DataFrame:
-    """``values`` (by line of ``trials``) of one arm, by key."""
-    is_its = np.logical_and.reduce([trials[column] == value for column, value in arm.items()])
-    mine = trials[is_its]
+def _arm(
+    trials: pd.DataFrame,
+    arm: Mapping[str, object],
+    key: Sequence[str],
+    value_of: Callable[[pd.DataFrame], pd.Series],
+) -> pd.DataFrame:
+    """Values of one arm by key."""
+    mine = trials[np.logical_and.reduce([trials[column] == value for column, value in arm.items()])]
     if mine.empty:
         raise ValueError(f"no trial has {dict(arm)}")
     if n_repeated := int(mine.duplicated(list(key)).sum()):
         raise ValueError(f"{n_repeated} trials of {dict(arm)} repeat a {', '.join(key)}; name the arm more closely")
-    return mine[list(key)].assign(value=values[is_its].to_numpy()).set_index(list(key))
+    return mine[list(key)].assign(value=value_of(mine)).set_index(list(key))
 
 
 def _difference(pairs: pd.DataFrame, *, seed: int, n_draws: int) -> dict:

@@ -6,12 +6,14 @@ import pandas as pd
 
 from esr_utils import published
 from esr_utils.beside import (
+    CLUSTERED,
     MODELS,
     NOT_YET,
     PAIR,
     SUBJECTS,
     frame_of,
     is_measured,
+    one_line,
     our_lines,
     paper_line,
     result,
@@ -164,14 +166,25 @@ def _settings(path) -> dict:
 
 def prefill() -> pd.DataFrame:
     """Does an unsteered model that reads the beginning of a derailed answer restart too, and does that help?"""
-    lengths = {"500": "p0365", "1,100": "p0366", "1,500": "p0367", "2,000": "p0368"}
-    lines = [paper_line("restart", f"unsteered, first {n} characters", number) for n, number in lengths.items()]
+    lines = []
+    for number in published.PREFILL:
+        n_characters = int(published.line(number)["condition"].split()[3])
+        lines.append(paper_line("restart", f"unsteered, first {n_characters:,} characters", number))
     quoted = {"ESR, live steering, low": "p0371", "ESR, live steering, high": "p0372"}
     lines += [paper_line("restart", who, number) for who, number in quoted.items()]
     lines += [paper_line("improvement", "unsteered", "p0369", note="approximate")]
     lines += [paper_line("improvement", "live steering", "p0370", note="approximate")]
-    lines += [words(panel, "ours", NOT_YET, origin="ours") for panel in ("restart", "improvement")]
-    return frame_of(lines)
+    if not is_measured("following", "cells"):
+        return frame_of(
+            [*lines, *(words(panel, "ours", NOT_YET, origin="ours") for panel in ("restart", "improvement"))]
+        )
+    for continuation in ("unsteered", "steered"):
+        chosen = {"source": "restarted", "prefix": "steered", "continuation": continuation, "quantity": "multi_attempt"}
+        row = one_line(result("following", "cells"), chosen, "following/cells.csv")
+        line = words("restart", f"ours: continued {continuation}", "", origin="ours") | {"interval": CLUSTERED}
+        ends = {column: row[column] for column in ("ci_low", "ci_high", "n_events", "n")}
+        lines.append(line | ends | {"value": row["rate"], "source": "following/cells.csv"})
+    return frame_of([*lines, words("improvement", "ours", "see prefill_cells", origin="ours")])
 
 
 HELD_OUT = {
@@ -198,7 +211,27 @@ def matched_prefix() -> pd.DataFrame:
         paper_line("ratio", "own / generic", "p0378"),
         paper_line("share", "due to text read", "p0379", note="approximate"),
     ]
-    return frame_of([*lines, *(words(panel, "ours", NOT_YET, origin="ours") for panel in ("points", "ratio", "share"))])
+    return frame_of([*lines, *_our_prefixes()])
+
+
+def _our_prefixes() -> list[dict]:
+    """Gain from a generic beginning, level after the own correction, and own over generic, once they are measured."""
+    if not is_measured("following", "sustained"):
+        return [words(panel, "ours", NOT_YET, origin="ours") for panel in ("points", "ratio", "share")]
+    means = result("following", "sustained").set_index("arm")
+    between = {"arm": "generic", "less": "none"}
+    gain = one_line(result("following", "sustained_contrasts"), between, "following/sustained_contrasts.csv")
+    known = {"interval": CLUSTERED, "source": "following/sustained.csv"}
+    lines = []
+    for who, row, value, n in (
+        ("ours: generic prefix, gain", gain, "difference", "n_pairs"),
+        ("ours: own correction, level", means.loc["own"], "mean", "n"),
+    ):
+        ends = {"value": row[value], "ci_low": row["ci_low"], "ci_high": row["ci_high"], "n": row[n]}
+        lines.append(words("points", who, "", origin="ours") | known | ends)
+    ratio = {"value": means.loc["own", "mean"] / means.loc["generic", "mean"], "n": means.loc["own", "n"]}
+    lines.append(words("ratio", "ours: own / generic", "", origin="ours") | known | ratio | {"interval": ""})
+    return [*lines, words("share", "ours", "not worked out", origin="ours")]
 
 
 def other_vectors() -> pd.DataFrame:

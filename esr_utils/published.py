@@ -149,6 +149,10 @@ def detectors() -> pd.DataFrame:
     return _read("detectors", f"{columns} in_sum_50 is_backtracking matched_active mismatched_active")
 
 
+PREFILL = ("p0365", "p0366", "p0367", "p0368")  # restarts after steered beginnings, by their characters
+MATCHED_PREFIX = ("p0376", "p0377", "p0378")  # gain from a generic beginning, own correction, own over generic
+
+
 @lru_cache(maxsize=1)
 def claims() -> pd.DataFrame:
     """Claims of the paper, one line each, indexed by claim id; ``claims.answers`` looks up what the kit measured.

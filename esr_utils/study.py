@@ -71,9 +71,19 @@ class Study:
         row_of: Callable[[PlannedTrial, Sampling], Row] = make_row,
     ) -> None:
         """Make and judge the planned trials that the run does not hold yet; ``engine``: another than the subject's."""
+        self.make(plans, engine=engine, row_of=row_of)
+        self.judge(JUDGE, plans)
+
+    def make(
+        self,
+        plans: Sequence[PlannedTrial],
+        *,
+        engine: Engine | None = None,
+        row_of: Callable[[PlannedTrial, Sampling], Row] = make_row,
+    ) -> None:
+        """As ``complete``, without the judge."""
         if not is_made(self.run, plans):
             run_trials(engine or self.engine, self.run, plans, self.sampling, row_of=row_of)
-        self.judge(JUDGE, plans)
 
     def judge(self, name: str, plans: Sequence[PlannedTrial]) -> None:
         """Have the judge called ``name`` judge what it has not judged of the planned trials."""

@@ -71,11 +71,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_prefill": (
         "Rebuttal: does an unsteered model restart too, when it reads a derailed beginning?",
-        "Published rates by length of the beginning; ours are not measured yet.",
+        "Published rates by length of the beginning; ours: the corrector, once it has been measured.",
     ),
     "paper_matched_prefix": (
         "Version 2: does the model's own correction help more than other on-topic text?",
-        "Published numbers at second hand; ours are not measured yet.",
+        "Published numbers at second hand; ours: the corrector, once it has been measured.",
     ),
     "paper_other_vectors": (
         "Rebuttal: does ESR need latents of an SAE?",
@@ -116,6 +116,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "discovery_episode": ("What happens in one episode?", "Activations token by token, in the one that gains most."),
     "ablation_arms": ("Does ablation lower restarts?", "Every arm; random sets and directions a dot each."),
     "ablation_contrasts": ("More than random sets do?", "Differences trial by trial, random sets as the null."),
+    "prefill_cells": ("Is reading enough to restart?", "Beginnings and continuations, each steered or not."),
+    "sustained_scores": ("Does the own correction help?", "Scores after four kinds of beginning, and differences."),
     "meta_kinds": ("Which meta-prompt does what?", "Five kinds and none, with steering and without."),
     "meta_beside_paper": ("Do meta-prompts do what the paper finds?", "Published whole-response rates, and ours."),
     "tuning_shares": ("Does the share of corrections matter?", "Rates along the share, at two strengths."),

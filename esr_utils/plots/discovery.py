@@ -6,6 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE
 
@@ -30,13 +31,18 @@ def stability(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     at = table[table["is_rule"]].iloc[0]
     left.axvline(at["frequency"], color=GREY, lw=0.8, ls=":")
     left.annotate(
-        f"{at['n_chosen']:.0f} latents",
+        f"the rule: {at['n_chosen']:.0f} latents",
         (at["frequency"], at["n_chosen"]),
-        xytext=(-46, 8),
+        xytext=(0.72, 0.93),
+        textcoords="axes fraction",
+        ha="right",
         fontsize=7,
-        textcoords="offset points",
+        arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.7},
     )
     left.set(yscale="log", xlabel="share of draws in which it stands out", ylabel="latents, at least so often")
+    left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    left.yaxis.set_major_formatter("{x:.0f}")
+    left.yaxis.set_minor_locator(NullLocator())
     y = np.arange(len(rules))
     right.hlines(y, rules["least"], rules["most"], color=GREY, lw=1.4)
     right.plot(rules["mean"], y, "o", ms=4, color=BLUE)
@@ -57,7 +63,7 @@ def levels(table: pd.DataFrame) -> Figure:
 
     Columns: group, where, mean, ci_low, ci_high, n.
     """
-    groups = list(dict.fromkeys(table["group"]))
+    groups = [group for group in GROUP_COLOURS if group in set(table["group"])]
     figure, axes = plt.subplots(1, len(groups), figsize=(2 * COLUMN_INCHES, 2.4), squeeze=False)
     for axis, group in zip(axes[0], groups, strict=True):
         mine = table[table["group"] == group].set_index("where").reindex(list(WHERE_NAMES)).dropna(subset=["mean"])

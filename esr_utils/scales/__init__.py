@@ -4,6 +4,7 @@ from esr_utils.scales.ablation import ABLATION, AblationScale
 from esr_utils.scales.detection import DETECTION, DetectionScale
 from esr_utils.scales.discovery import DISCOVERY, DiscoveryScale
 from esr_utils.scales.fine_tuning import FINE_TUNING, FineTuningScale
+from esr_utils.scales.following import FOLLOWING, FollowingScale
 from esr_utils.scales.meta_prompting import META_PROMPTING, MetaPromptingScale
 from esr_utils.scales.steering import STEERING, SteeringScale
 from esr_utils.scales.topic_steering import TOPIC_STEERING, TopicSteeringScale
@@ -16,7 +17,9 @@ __all__ = [
     "DetectionScale",
     "DiscoveryScale",
     "FINE_TUNING",
+    "FOLLOWING",
     "FineTuningScale",
+    "FollowingScale",
     "META_PROMPTING",
     "MetaPromptingScale",
     "STEERING",

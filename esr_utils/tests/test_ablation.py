@@ -20,7 +20,15 @@ from esr_utils.study import READER
 from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
 
 TINY = replace(
-    ABLATION["quick"], n_latents=2, n_questions=2, n_sets=3, n_near=3, n_read=3, n_damage=3, max_new_tokens=6
+    ABLATION["quick"],
+    n_latents=2,
+    n_questions=2,
+    n_sets=3,
+    n_set_questions=1,
+    n_near=3,
+    n_read=3,
+    n_damage=3,
+    max_new_tokens=6,
 )
 QUESTIONS = {**ASKED, HELD_OUT: ["Held-out question 0?", "Held-out question 1?"]}
 CHOSEN = {DETECTORS: [3, 8, 21, 40], BACKTRACKING: [5, 30]}
@@ -52,10 +60,15 @@ def test_every_arm_replays_the_same_trials_and_arms_take_turns(measured):
     keys = ["latent", "question", "level", "seed", "strength"]
     arms = {condition: mine[keys].to_numpy().tolist() for condition, mine in trials.groupby("condition")}
     assert len(arms) == 5 + TINY.n_sets + TINY.n_directions
-    assert all(arm == arms[NONE] for arm in arms.values())
+    drawn = {arm.condition for arm in study.arms if arm.number is not None}
+    for condition, arm in arms.items():
+        assert arm == (arms[f"{SETS} 0"] if condition in drawn else arms[NONE])
     assert len(arms[NONE]) == TINY.n_latents * TINY.n_questions
+    assert len(arms[f"{SETS} 0"]) == TINY.n_latents * TINY.n_set_questions
+    assert all(trial in arms[NONE] for trial in arms[f"{SETS} 0"])
     conditions = trials["condition"].tolist()
-    assert conditions[: len(arms)] == conditions[len(arms) : 2 * len(arms)] == [arm.condition for arm in study.arms]
+    assert conditions[: len(arms)] == [arm.condition for arm in study.arms]
+    assert conditions[len(arms) : len(arms) + 5] == [arm.condition for arm in study.arms[:5]]
 
 
 def test_with_nothing_ablated_the_trials_of_detection_come_out_again(measured):
@@ -184,11 +197,19 @@ def trials() -> pd.DataFrame:
 
 
 def test_the_place_among_sets_counts_the_arm_itself(trials):
-    place = ablation_tables.place_among_sets(ablation_tables.contrasts(trials)).set_index(["condition", "quantity"])
+    place = ablation_tables.place_among_sets(trials).set_index(["condition", "quantity"])
     line = place.loc[(DETECTORS, "multi_attempt")]
     assert line["difference"] == pytest.approx(-4 / 12)
     assert (line["sets_least"], line["sets_most"]) == pytest.approx((-5 / 12, 0.0))
     assert line["p"] == pytest.approx(2 / 4)  # one set of three changes it as much
+
+
+def test_trials_that_some_arm_lacks_play_no_part_among_the_sets(trials):
+    more = pd.DataFrame([a_trial(name, None, latent, 5.0) for name in (NONE, DETECTORS) for latent in range(20, 30)])
+    both = pd.concat([trials, more], ignore_index=True)
+    pd.testing.assert_frame_equal(ablation_tables.place_among_sets(both), ablation_tables.place_among_sets(trials))
+    pd.testing.assert_frame_equal(ablation_tables.less_sets(both), ablation_tables.less_sets(trials))
+    assert ablation_tables.contrasts(both)["n_pairs"].max() == 22
 
 
 def test_detectors_less_the_sets_is_the_difference_of_their_means(trials):
@@ -217,7 +238,7 @@ def test_what_could_be_seen_needs_more_trials_than_twelve(trials):
 
 def test_the_papers_numbers_stand_beside_ours(trials):
     contrasts = ablation_tables.contrasts(trials)
-    table = ablation_tables.beside_paper(contrasts, ablation_tables.place_among_sets(contrasts)).set_index("quantity")
+    table = ablation_tables.beside_paper(contrasts, ablation_tables.place_among_sets(trials)).set_index("quantity")
     assert table.loc["multi_attempt", "paper, Llama-3.3-70B"] == "7.4 to 5.5"
     assert table.loc["multi_attempt", "ours"] == "50.0 to 16.7"
 

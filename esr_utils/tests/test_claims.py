@@ -13,7 +13,7 @@ def rate(low, high, *, n_events=20, n=100):
 
 
 def difference(value, low, high):
-    return pd.Series({"value": value, "ci_low": low, "ci_high": high, "n": 64, "n_unmatched": 0, "quantity": "esr"})
+    return pd.Series({"value": value, "ci_low": low, "ci_high": high, "n": 64, "n_pairs": 64, "quantity": "esr"})
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_ours_is_read_from_the_result_file(monkeypatch):
 def test_a_table_that_comes_later_is_looked_up(monkeypatch):
     real, real_measured = claims.result, claims.is_measured
     line = {"condition": "detectors", "n_pairs": 240, "difference": -0.05, "ci_low": -0.09, "ci_high": -0.01}
-    lines = [line | {"quantity": quantity, "n_unmatched": 0} for quantity in ("multi_attempt", "esr", "first_score")]
+    lines = [line | {"quantity": quantity} for quantity in ("multi_attempt", "esr", "first_score")]
     later = {("ablation", "contrasts"): pd.DataFrame(lines)}
     monkeypatch.setattr(claims, "result", lambda *of: later[of] if of in later else real(*of))
     monkeypatch.setattr(claims, "is_measured", lambda *of: of in later or real_measured(*of))

@@ -103,7 +103,7 @@ def test_arms_that_cannot_be_paired_are_refused(second, quantity, sentence):
 def test_a_paired_mean_is_the_mean_of_the_differences():
     steered = two_arms()[lambda frame: frame["condition"] == "steered"]
     ablated = steered.assign(condition="ablated", first_score=steered["first_score"] + 3.0)
-    line = paired.means(pd.concat([steered, ablated]), (STEERED, ABLATED), "first_score").iloc[0]
+    line = paired.means(pd.concat([steered, ablated]), (STEERED, ABLATED), column="first_score").iloc[0]
     assert line["difference"] == pytest.approx(3.0)
     assert line["mean_second"] - line["mean_first"] == pytest.approx(3.0)
     assert (line["ci_low"], line["ci_high"]) == pytest.approx((3.0, 3.0))
@@ -113,7 +113,9 @@ def test_a_paired_mean_is_the_mean_of_the_differences():
 def test_pairs_without_a_score_in_one_arm_are_left_out_of_the_mean():
     ablated = six_trials().assign(condition="ablated")
     ablated.loc[0, "first_score"] = NAN
-    line = paired.means(pd.concat([six_trials(), ablated]), (STEERED, ABLATED), "first_score").iloc[0]
+    line = paired.means(pd.concat([six_trials(), ablated]), (STEERED, ABLATED), column="first_score").iloc[0]
     assert line["n_pairs"] == 4
-    with pytest.raises(ValueError, match="no pair of .* has a first_score in both arms"):
-        paired.means(pd.concat([six_trials(), ablated.assign(first_score=NAN)]), (STEERED, ABLATED), "first_score")
+    with pytest.raises(ValueError, match="no pair of .* has a value in both arms"):
+        paired.means(
+            pd.concat([six_trials(), ablated.assign(first_score=NAN)]), (STEERED, ABLATED), column="first_score"
+        )

@@ -101,7 +101,7 @@ def test_a_published_interval_is_marked_as_naive(name):
 def test_a_curve_without_numbers_is_told_in_words():
     assert "curves only" in FRAMES["paper_fig6"].query("panel == 'esr' and origin == 'paper'")["note"].iloc[0]
     assert (FRAMES["paper_fig2"].query("panel == 'improvement'")["note"] == PICTURE).sum() == 4
-    for name in ("paper_prefill", "paper_held_out", "paper_other_vectors", "paper_matched_prefix"):
+    for name in ("paper_held_out", "paper_other_vectors", "paper_versions"):
         ours = FRAMES[name].query("origin == 'ours'")
         assert len(ours)
         assert ours["value"].isna().all()
@@ -153,6 +153,30 @@ def test_our_detectors_are_drawn_as_soon_as_they_are_measured(results):
     assert ours.query("panel == 'ratio'")["value"].dropna().to_list() == pytest.approx([4.0, 3.0])
     assert len(ours.query("panel == 'ours'")) == 3
     plt.close(draw(make()))
+
+
+def test_our_beginnings_are_drawn_as_soon_as_they_are_measured(results):
+    folder = results.parent / "smollm2-135m-corrector" / "following"
+    folder.mkdir(parents=True, exist_ok=True)
+    ends = {"ci_low": 0.1, "ci_high": 0.3}
+    cell = {
+        "source": "restarted",
+        "prefix": "steered",
+        "quantity": "multi_attempt",
+        "rate": 0.2,
+        "n_events": 8,
+        "n": 40,
+    }
+    cells = [cell | ends | {"continuation": continuation} for continuation in ("steered", "unsteered")]
+    pd.DataFrame(cells).to_csv(folder / "cells.csv", index=False)
+    means = [{"arm": arm, "mean": mean, "n": 40, **ends} for arm, mean in {"own": 30.0, "generic": 20.0}.items()]
+    pd.DataFrame(means).to_csv(folder / "sustained.csv", index=False)
+    gain = {"arm": "generic", "less": "none", "difference": 5.0, "n_pairs": 40, **ends}
+    pd.DataFrame([gain]).to_csv(folder / "sustained_contrasts.csv", index=False)
+    for name, values in {"paper_prefill": [0.2, 0.2], "paper_matched_prefix": [5.0, 30.0, 1.5]}.items():
+        draw, make = plots.PAPER[name]
+        assert make().query("origin == 'ours'")["value"].dropna().to_list() == pytest.approx(values)
+        plt.close(draw(make()))
 
 
 class Links(HTMLParser):

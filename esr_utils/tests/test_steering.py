@@ -123,6 +123,20 @@ def test_ablation_equals_encode_zero_decode_and_the_error(of_kind):
     torch.testing.assert_close(edited(resid, forced(ablate=(Ablate(latents=latents),)), of_kind), expected)
 
 
+def test_ablation_equals_encode_zero_decode_and_the_error_on_real_text(embedded_pair):
+    sae, layer = embedded_pair.sae, embedded_pair.reading_layer
+    text = "Rinse the rice, cover it with water and let it simmer. I mean, the ships sailed at dawn."
+    row = Row(messages="How do I cook rice?", prefill=text, record_resid=(layer,), sampling=Sampling(max_new_tokens=0))
+    (read,) = HFEngine(embedded_pair).generate([row])
+    resid = read.resid[layer].float()
+    latents = sae.encode(resid).sum(0).topk(40).indices.tolist()
+    edit = Interventions([replace(row, ablate=(Ablate(latents=tuple(latents)),))], embedded_pair).edits[layer]
+    taken = edit.apply(resid[None], torch.ones(1, len(resid), dtype=torch.bool))[0]
+    expected = with_latents(sae, resid, dict.fromkeys(latents, 0.0))
+    assert (expected - resid).norm(dim=-1).median() > 10  # so there is something to compare
+    torch.testing.assert_close(taken, expected, rtol=1e-4, atol=2e-3)
+
+
 def test_share_one_half_takes_away_half(of_kind):
     resid = some_resid()
     whole, half = (
