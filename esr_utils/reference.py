@@ -111,7 +111,7 @@ def fine_tuning_mix() -> pd.DataFrame:
     drift was written in front. Differs from the paper: the chat template is left out, the subject's own is put on.
     """
     with _looking_for("lines of two segments, without and with loss, in Llama's chat template", MIX):
-        return pd.DataFrame([_example(json.loads(line)["segments"]) for line in _read(MIX).splitlines()])
+        return pd.DataFrame([_example(json.loads(line)["segments"]) for line in _read(MIX).strip("\n").split("\n")])
 
 
 def _example(segments: list[dict]) -> dict[str, object]:

@@ -17,17 +17,18 @@ from pathlib import Path
 
 import pytest
 
-from esr_utils import reference, reference_files
+from esr_utils import detection, meta_prompting, reference, reference_files
 from esr_utils.config import DATA, ROOT, run_name
 from esr_utils.corrections import TrainingExample
 from esr_utils.detection import Detection
 from esr_utils.judging import Case
-from esr_utils.meta_prompting import KINDS, NEUTRAL, MetaPrompting, load_meta_prompts, with_suffix
+from esr_utils.meta_prompting import KINDS, NEUTRAL, MetaPrompting, examples, load_meta_prompts, with_suffix
 from esr_utils.prompts import load_prompts
 from esr_utils.published import detectors
 from esr_utils.reference_files import COMMIT, REPOSITORY, USUAL_URL, ReferenceFileError, reference_file
 from esr_utils.scales import DETECTION, META_PROMPTING
 from esr_utils.study import READER
+from esr_utils.tests.test_detection import SCALE, Workshop
 
 QUESTIONS = ["How do ants find sugar?", "Explain how to tie a bow."]
 HEAD = "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"
@@ -68,7 +69,7 @@ def _default_prompt_variants() -> list:
 '''
 MIX = [
     [(False, f"{HEAD}{QUESTIONS[0]}{BETWEEN}Bows are red.\n\n"), (True, "No, ants. They smell it.<|eot_id|>")],
-    [(False, f"{HEAD}{QUESTIONS[1]}{BETWEEN}"), (True, "Make two loops")],
+    [(False, f"{HEAD}{QUESTIONS[1]}{BETWEEN}"), (True, "Make\u2028two loops")],
 ]
 TEXTS = {
     reference.PROMPTS: "\n".join(QUESTIONS),
@@ -78,7 +79,8 @@ TEXTS = {
     reference.JUDGE: JUDGE,
     reference.VARIANTS: VARIANTS,
     reference.MIX: "".join(
-        json.dumps({"segments": [{"label": label, "text": text} for label, text in line]}) + "\n" for line in MIX
+        json.dumps({"segments": [{"label": label, "text": text} for label, text in line]}, ensure_ascii=False) + "\n"
+        for line in MIX
     ),
     reference.NORMAL_ANSWERS: json.dumps(
         [{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}], "metadata": {}}]
@@ -152,8 +154,11 @@ def short(handler: BaseHTTPRequestHandler, body: bytes) -> None:
     whole(handler, body[:10])
 
 
-def longer(handler: BaseHTTPRequestHandler, body: bytes) -> None:
-    whole(handler, body + b"!" * 10_000_000)
+def endless(handler: BaseHTTPRequestHandler, body: bytes) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(body)
 
 
 def changed(handler: BaseHTTPRequestHandler, body: bytes) -> None:
@@ -245,7 +250,7 @@ def test_each_line_of_the_mix_makes_a_training_example_that_taught_what_had_loss
     corrected, normal = [TrainingExample(**line) for line in reference.fine_tuning_mix().to_dict("records")]
     assert (corrected.kind, corrected.question, corrected.drift) == ("pasted", QUESTIONS[0], "Bows are red.\n\n")
     assert (corrected.taught, corrected.ends) == ("No, ants. They smell it.", True)
-    assert (normal.kind, normal.drift, normal.taught, normal.ends) == ("normal", "", "Make two loops", False)
+    assert (normal.kind, normal.drift, normal.taught, normal.ends) == ("normal", "", "Make\u2028two loops", False)
 
 
 # --- fetched, checked, kept
@@ -288,7 +293,7 @@ def test_an_address_without_sense_is_told(repository, monkeypatch, url):
         reference.prompts()
 
 
-@pytest.mark.parametrize("answer", [changed, longer])
+@pytest.mark.parametrize("answer", [changed, endless])
 def test_another_file_is_refused_at_once_and_not_kept(repository, answer):
     repository.answers = [answer]
     sentence = r"prompts.txt has SHA-256 \w{12}\.\.\., expected \w{12}\.\.\.: it is not the file of commit 3c29a49"
@@ -520,6 +525,47 @@ def test_the_papers_meta_prompts_take_the_places_of_the_kits(repository):
     assert all(len(texts) == 3 for texts in ours.values())
 
 
+@pytest.fixture
+def asking(repository, tmp_path, monkeypatch) -> MetaPrompting:
+    """The tiny pair on the paper's questions and meta-prompts, as the repository of this test has them."""
+    Workshop(tmp_path / "results").patch(monkeypatch)
+    monkeypatch.setattr(detection, "load_prompts", load_prompts)
+    monkeypatch.setattr(meta_prompting, "DETECTION", {"quick": replace(SCALE, n_questions=2)})
+    scale = replace(META_PROMPTING["quick"], n_latents=2, n_questions=2, max_new_tokens=6)
+    return MetaPrompting(READER, "quick", scale, stimuli="paper")
+
+
+def test_the_papers_stimuli_are_asked_in_a_run_of_their_own(asking, repository):
+    trials = asking.measure().trials()
+    assert (trials["status"] == "judged").all()
+    assert set(trials["question"]) == set(QUESTIONS)
+    asked = {plan.condition: asking.asked(plan).removeprefix(plan.question) for plan in asking.plan()}
+    assert asked["self_monitor"] == " Look at yourself."
+    assert asked["label"] == " Think not of x!"
+    shown = examples([asking]).set_index("kind")["asked"]
+    assert shown["focus"].endswith(" Eyes on the ball.")
+    detected = asking.detection
+    assert set(detected.latents().index) == set(trials["latent"])
+    probed = {record["question"] for record in detected.run.journal("probes", "latent", "stage", "seed").read()}
+    assert probed <= set(QUESTIONS)
+    assert (asking.run.folder.name, detected.run.folder.name) == (
+        "meta_prompting_paper_stimuli",
+        "esr_detection_paper_stimuli",
+    )
+
+
+def test_a_run_is_bound_to_the_papers_questions_and_meta_prompts(asking, repository):
+    asking.measure()
+    repository.write(reference.VARIANTS, VARIANTS.replace("Stand firm", "Give way"))
+    load_meta_prompts.cache_clear()
+    again = replace(asking)
+    with pytest.raises(ValueError, match=r"meta_prompting_paper_stimuli was made with other settings \(texts_sha256: "):
+        again.measure()
+    repository.write(reference.PROMPTS, "Why?\nHow?")
+    with pytest.raises(ValueError, match=r"esr_detection_paper_stimuli was .* other settings \(questions_sha256: "):
+        _ = replace(asking.detection).run
+
+
 @pytest.mark.parametrize("run", ["esr_detection", "meta_prompting"])
 def test_a_run_with_the_papers_stimuli_lies_where_git_does_not_look(run):
     folder = DATA / "results" / READER
@@ -550,7 +596,9 @@ def test_the_authors_files_hold_what_the_paper_says(tmp_path, monkeypatch):
     assert list(reference.normal_responses()) == reference.prompts()
     ours = detectors()
     assert set(reference.off_topic_detectors()) == set(ours.loc[ours["in_separability_25"], "latent"])
-    assert reference.normal_answers().groupby("question").size().to_dict() == dict.fromkeys(reference.prompts(), 20)
+    answers = reference.normal_answers()
+    assert len(answers) == 760
+    assert set(answers["question"]) == set(reference.prompts())
     mix = reference.fine_tuning_mix()
     assert mix["kind"].value_counts().to_dict() == {"pasted": 459, "normal": 459}
     assert set(mix["question"]) <= set(reference.prompts())
