@@ -350,9 +350,11 @@ def test_no_connection_is_told(repository, monkeypatch):
 
 def test_a_missing_folder_is_told_without_waiting(repository, monkeypatch):
     monkeypatch.setenv("ESR_REFERENCE_URL", "file:///no/such/folder")
-    monkeypatch.setattr(reference_files, "PATIENCE", replace(reference_files.PATIENCE, first_wait_s=60.0))
+    asked, ask = [], reference_files.urlopen
+    monkeypatch.setattr(reference_files, "urlopen", lambda url, timeout: asked.append(url) or ask(url, timeout=timeout))
     with pytest.raises(ReferenceFileError, match="could not fetch file:///no/such/folder/prompts.txt .*No such file"):
         reference.prompts()
+    assert len(asked) == 1
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(repository, monkeypatch):
