@@ -1,6 +1,6 @@
 """Steered trials replayed with latents ablated: off-topic detectors, and what they must be compared with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from esr_utils.detection import committed_detection
+from esr_utils.detection import Detection, committed_detection
 from esr_utils.discovery import Discovery
+from esr_utils.engines.base import Engine
 from esr_utils.matching import matched_sets
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, digest
+from esr_utils.records import PlannedTrial, Run, Trial, digest
 from esr_utils.scales import DISCOVERY, AblationScale
 from esr_utils.steering import Ablate, Row, Sampling
 from esr_utils.study import MAIN_LEVEL, Study, load_engine
@@ -96,7 +97,7 @@ class Ablation(Study):
         return left
 
     @cached_property
-    def _source(self):
+    def _source(self) -> Detection:
         return committed_detection(self.subject, self.scale_name)
 
     def _strengths(self) -> dict[int, float]:
@@ -205,7 +206,7 @@ class Ablation(Study):
         self.removed()
         return self
 
-    def _turned(self, arm: Arm):
+    def _turned(self, arm: Arm) -> Engine:
         """An engine on a pair whose ablated latents have random directions of the same norms."""
         engine = load_engine(self.subject)
         return type(engine)(replace(engine.pair, sae=replace(engine.pair.sae, W_dec=self._directions(arm))))
@@ -241,7 +242,7 @@ class Ablation(Study):
 
         return self.run.frame("damage", make)
 
-    def _likelihood(self, arm: Arm, plain: list) -> dict[str, object]:
+    def _likelihood(self, arm: Arm, plain: Sequence[Trial]) -> dict[str, object]:
         engine = self._turned(arm) if arm.name == DIRECTIONS else self.engine
         rows = [
             Row(messages=t.plan.question, prefill=t.response, ablate=arm.ablate(), sampling=Sampling(max_new_tokens=0))
@@ -264,7 +265,7 @@ class Ablation(Study):
 
         return self.run.frame("removed", make)
 
-    def _taken(self, arm: Arm, read: list) -> dict[str, float]:
+    def _taken(self, arm: Arm, read: Sequence[tuple[PlannedTrial, Float[Tensor, "pos latent"]]]) -> dict[str, float]:
         directions, latents = self._directions(arm), list(arm.latents)
         norms, shares = [], []
         for plan, acts in read:

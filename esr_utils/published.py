@@ -3,21 +3,59 @@
 from functools import lru_cache
 
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 
 from esr_utils.config import DATA
 
 
+def _read(name: str, columns: str) -> pd.DataFrame:
+    """A table of the published record; a ValueError if it lacks one of its columns (named with blanks between)."""
+    frame = pd.read_csv(DATA / "published" / f"{name}.csv")
+    if absent := set(columns.split()) - set(frame):
+        told = ", ".join(sorted(absent))
+        raise ValueError(f"data/published/{name}.csv lacks the column {told}; restore it with git.")
+    return frame
+
+
 @lru_cache(maxsize=1)
 def published() -> pd.DataFrame:
-    """One line a number, indexed by id: quantity, model, condition, value, unit, interval, n, source, version."""
-    return pd.read_csv(DATA / "published" / "published.csv", index_col="id")
+    """One line a number, indexed by id: quantity, model, condition, value, unit, interval, n, source, version.
+
+    Where versions disagree each has its own line. Values are texts, since some hold two numbers: see ``value``.
+    """
+    columns = "id quantity model condition value unit ci_low ci_high n source version note"
+    return _read("published", columns).set_index("id").astype({"value": str})
+
+
+def line(number: str) -> pd.Series:
+    """The line of a published number.
+
+    Raises:
+        ValueError: if there is none with that id.
+    """
+    if number not in published().index:
+        raise ValueError(f"data/published/published.csv has no number {number}; restore it with git.")
+    return published().loc[number]
+
+
+def value(number: str) -> float:
+    """A published number in its unit (per cent as per cent).
+
+    Raises:
+        ValueError: if its line is missing, or holds no single number.
+    """
+    try:
+        return float(line(number)["value"])
+    except ValueError as error:
+        given = line(number)["value"]
+        raise ValueError(f"number {number} in data/published/published.csv is {given!r}, not a number.") from error
 
 
 def cite(number: str) -> str:
     """A published number with what it was measured on, ready for a table."""
-    line = published().loc[number]
-    n = "" if pd.isna(line["n"]) else f", n = {float(line['n']):,.0f}"
-    return f"{line['value']} ({line['model']}, {line['condition']}{n}; {line['version']})"
+    told = line(number)
+    n = "" if pd.isna(told["n"]) else f", n = {float(told['n']):,.0f}"
+    return f"{told['value']} ({told['model']}, {told['condition']}{n}; {told['version']})"
 
 
 MAIN_RATES = {  # the paper's steered baseline: number of the multi-attempt rate, ESR rate and whole-response recovery
@@ -36,8 +74,8 @@ def main_rates() -> pd.DataFrame:
     for model, ids in MAIN_RATES.items():
         for quantity, number in zip(("multi_attempt", "esr", "recovery"), ids, strict=True):
             if number:
-                line = numbers.loc[number]
-                lines.append((model, quantity, float(line["value"]) / 100, float(line["n"]), line["version"]))
+                row = numbers.loc[number]
+                lines.append((model, quantity, value(number) / 100, float(row["n"]), row["version"]))
     return pd.DataFrame(lines, columns=["model", "quantity", "rate", "n", "version"])
 
 
@@ -91,9 +129,9 @@ def self_monitor_rates() -> pd.DataFrame:
     without = main_rates().set_index(["model", "quantity"])["rate"]
     for model, ids in SELF_MONITOR.items():
         for quantity, number in ids.items():
-            line = numbers.loc[number]
-            note = line["unit"].removeprefix("%").strip(" ()")
-            lines.append((model, quantity, without[model, quantity], float(line["value"]) / 100, note))
+            row = numbers.loc[number]
+            note = row["unit"].removeprefix("%").strip(" ()")
+            lines.append((model, quantity, without[model, quantity], value(number) / 100, note))
     return pd.DataFrame(lines, columns=["who", "quantity", "none", "self_monitor", "note"])
 
 
@@ -105,8 +143,37 @@ def detectors() -> pd.DataFrame:
     paper's Table 2; in_paper_26, in_separability_25, in_sum_50: in which list; sign_group; is_backtracking: also among
     the latents chosen for firing in corrections; matched_active, mismatched_active: share of pairs (0 to 1).
     """
-    return pd.read_csv(DATA / "published" / "detectors.csv")
+    columns = (
+        "latent label cohens_d off_topic_mean on_topic_mean p p_is_bound in_paper_26 sign_group in_separability_25"
+    )
+    return _read("detectors", f"{columns} in_sum_50 is_backtracking matched_active mismatched_active")
 
 
 PREFILL = ("p0365", "p0366", "p0367", "p0368")  # restarts after steered beginnings, by their characters
 MATCHED_PREFIX = ("p0376", "p0377", "p0378")  # gain from a generic beginning, own correction, own over generic
+
+
+@lru_cache(maxsize=1)
+def claims() -> pd.DataFrame:
+    """Claims of the paper, one line each, indexed by claim id; ``claims.answers`` looks up what the kit measured.
+
+    Columns: section, claim (in our words), numbers (ids of published numbers, blanks between), rule (of those in
+    ``claims.RULES``), file (``run/table`` among committed results; empty: not measured yet), where (the line of it, as
+    ``column=value``, with ``;`` between and ``|`` between alternatives), against (of the line it is compared with, what
+    differs), bound (of rules that need one; a share or a score).
+    """
+    table = _read("claims", "id section claim numbers rule file where against bound").set_index("id")
+    bounds = pd.to_numeric(table["bound"])
+    return table.fillna(dict.fromkeys(table.columns.drop("bound"), "")).assign(bound=bounds)
+
+
+def wilson(rates: pd.Series, n: pd.Series) -> pd.DataFrame:
+    """Events worked out from rounded rates (0 to 1), and the naive 95% interval: n_events, ci_low, ci_high.
+
+    NaN where no number of trials was published. Trials are taken for independent, which they are not: the paper draws
+    five a latent, so the interval is too narrow.
+    """
+    events = (rates * n).round()
+    low, high = proportion_confint(events.fillna(0), n.fillna(1), method="wilson")
+    ends = pd.DataFrame({"ci_low": low, "ci_high": high}, index=n.index).where(n.notna(), axis=0)
+    return pd.concat([events.rename("n_events"), ends], axis=1)

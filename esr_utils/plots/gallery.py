@@ -1,0 +1,78 @@
+"""``figures/index.html``: every figure with its question and its numbers, as one static page."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from esr_utils.plots.captions import CAPTIONS, NOT_DRAWN
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --ground: #ffffff; --soft: #5a5a5a; --line: #d0d0d0; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --ground: #161616; --soft: #a8a8a8; --line: #444444; }
+}
+body { color: var(--ink); background: var(--ground); font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto;
+  max-width: 60rem; padding: 0 1rem; }
+a { color: inherit; }
+h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
+figure { margin: 2.5rem 0; }
+figcaption { color: var(--soft); }
+img { background: #ffffff; border: 1px solid var(--line); max-width: 100%; padding: 0.5rem; box-sizing: border-box; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.85rem; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.35rem 0.6rem; text-align: left; vertical-align: top; }
+""".strip()
+INTRODUCTION = (
+    "Everything here is drawn from committed files by <code>make figures</code>. Published numbers are open marks; "
+    "their intervals, where a number of trials was published, are worked out from rounded rates as if trials were "
+    "independent. Ours are filled, with intervals that allow for shared latents and questions. Models, judges and "
+    "questions differ between the two."
+)
+COLUMNS = {
+    "section": "section",
+    "claim": "claim",
+    "published": "published",
+    "who": "of ours",
+    "ours": "measured",
+    "verdict": "verdict",
+}
+
+
+def page(parts: Mapping[str, Sequence[str]], folder: Path, claims: pd.DataFrame | None) -> str:
+    """The page: headings with the names of their figures; those missing in ``folder`` are said to be missing."""
+    body = [f"<h1>Figures</h1>\n<p>{INTRODUCTION}</p>"]
+    for heading, names in parts.items():
+        body.append(f"<h2>{escape(heading)}</h2>")
+        body += [_figure(name, folder) for name in names]
+    body.append(
+        f"<h2>The paper's figures that are not drawn</h2>\n{_table(pd.DataFrame(NOT_DRAWN.items()), header=())}"
+    )
+    if claims is not None:
+        body.append(f"<h2>Claims</h2>\n{_claims(claims)}")
+    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n<title>Figures</title>'
+    return f'<!doctype html>\n<html lang="en">\n{head}\n<style>\n{STYLE}\n</style>\n' + "\n".join(body) + "\n</html>\n"
+
+
+def _figure(name: str, folder: Path) -> str:
+    question, shows = (escape(words) for words in CAPTIONS[name])
+    if not (folder / f"{name}.png").is_file():
+        return f"<h3>{question}</h3>\n<p>{name} could not be drawn; run <code>make figures</code> to see why.</p>"
+    image = f'<img src="{name}.png" alt="{question}" loading="lazy">'
+    caption = f'<figcaption>{shows} <a href="{name}.csv">{name}.csv</a></figcaption>'
+    return f'<h3>{question}</h3>\n<figure>\n<a href="{name}.png">{image}</a>\n{caption}\n</figure>'
+
+
+def _claims(claims: pd.DataFrame) -> str:
+    told = "The verdict follows from our interval by a rule of the claim: see <code>esr_utils/claims.py</code>."
+    table = _table(claims[list(COLUMNS)], header=tuple(COLUMNS.values()))
+    return f'<p>{told} <a href="paper_claims.csv">paper_claims.csv</a></p>\n{table}'
+
+
+def _table(frame: pd.DataFrame, *, header: Sequence[str]) -> str:
+    """A table of texts."""
+    head = "".join(f"<th>{escape(word)}</th>" for word in header)
+    lines = ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in frame.itertuples(index=False)]
+    body = "\n".join(f"<tr>{line}</tr>" for line in ([head] if head else []) + lines)
+    return f'<div class="wide"><table>\n{body}\n</table></div>'

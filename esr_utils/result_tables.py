@@ -1,0 +1,90 @@
+"""Committed result tables, checked as they are read: what the figures are drawn from. No torch."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from esr_utils.config import ROOT
+
+_RATE = "value, ci_low, ci_high, n_events, n"
+# run/table -> its columns of words, and its columns of numbers; other columns may be there and are not looked at
+COLUMNS: dict[str, tuple[str, str]] = {
+    "steering/resid_norms": ("is_steered", "layer, norm, distance_from_mean"),
+    "steering/sweep": ("label", "strength, topicality, activation"),
+    "steering/curves": ("topic", "strength, pos, about_question, about_topic"),
+    "steering/grid": ("label", "strength, topicality"),
+    "steering/calibration": (
+        "label",
+        "strength, window_low, window_high, target, n_verified, verified_score, verified_sd",
+    ),
+    "steering/beliefs": ("label", "strength, density"),
+    "esr_detection/effort": ("effort", "verified_score, target, window_low, window_high"),
+    "esr_detection/first_scores": ("arm", "first_score"),
+    "esr_detection/rates_beside_paper": ("who, quantity, origin", "rate, ci_low, ci_high, n_events, n"),
+    "esr_detection/rates": ("subject, condition, quantity", "rate, ci_low, ci_high, n_events, n"),
+    "esr_detection/placebo": ("subject, parts", "rate, ci_low, ci_high, n_events, n, mean_gain"),
+    "esr_detection/levels": ("subject, quantity", f"level, {_RATE}"),
+    "esr_detection/judge_pairs": ("other", "offline, score"),
+    "esr_detection/coverage": ("setting, method", "coverage"),
+    "latent_discovery/stability": ("is_rule", "frequency, n_chosen"),
+    "latent_discovery/rules": ("rule", "least, mean, most"),
+    "latent_discovery/levels": ("group, where", "mean, ci_low, ci_high, n"),
+    "latent_discovery/aligned": ("group", "pos, mean, ci_low, ci_high, n"),
+    "latent_discovery/episode": ("token, stretch", "pos, steered, detectors, backtracking"),
+    "latent_discovery/group_tests": ("group", "n_episodes, difference, ci_low, ci_high"),
+    "ablation/by_arm": ("name, condition, quantity", _RATE),
+    "ablation/contrasts": ("name, condition, quantity", "n_pairs, difference, ci_low, ci_high"),
+    "ablation/held_out_contrasts": ("name, condition, quantity", "n_pairs, difference, ci_low, ci_high"),
+    "following/cells": ("source, prefix, continuation, quantity", "rate, ci_low, ci_high, n_events, n"),
+    "following/sustained": ("arm", "mean, ci_low, ci_high, n"),
+    "following/sustained_contrasts": ("arm, less", "n_pairs, difference, ci_low, ci_high"),
+    "meta_prompting/by_kind": ("subject, kind, quantity", f"level, {_RATE}"),
+    "meta_prompting/contrasts": ("subject, kind, less, quantity", "level, n_pairs, difference, ci_low, ci_high"),
+    "meta_prompting/beside_paper": ("who, origin, kind, quantity", _RATE),
+    "fine_tuning/by_share": ("condition, quantity", f"share, training_seed, {_RATE}"),
+    "fine_tuning/controls": ("arm, condition, quantity", _RATE),
+    "fine_tuning/contrasts": ("condition, less, quantity", "n_pairs, difference, ci_low, ci_high"),
+    "fine_tuning/beside_paper": ("who, origin", "share, value, ci_low, ci_high, n"),
+    "validation/readers": ("part", "multi-attempt agreement, n"),
+    "validation/restarts": ("part, quantity", "value, ci_low, ci_high, n_events, n"),
+    "validation/scores": ("part, quantity, scored by", "value, ci_low, ci_high, n"),
+}
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """The table ``name`` of a run's folder, as ``pandas.read_csv`` gives it, once its columns are known to be right.
+
+    Raises:
+        FileNotFoundError: if the folder or the file is missing.
+        ValueError: if the file is no table, a column is missing, or a column of numbers holds something else.
+    """
+    path, key = folder / f"{name}.csv", f"{folder.name}/{name}"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {told(folder)}; restore it with git or run its notebook.")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table {told(path)}; restore it with git or run its notebook.")
+    try:
+        frame = pd.read_csv(path)
+    except ValueError as error:  # pandas: no columns, a line too long, bytes that are no text
+        raise ValueError(f"{told(path)} is no table: {' '.join(str(error).split())}; restore it with git.") from error
+    words, numbers = (list(filter(None, columns.split(", "))) for columns in COLUMNS.get(key, ("", "")))
+    if absent := [column for column in [*words, *numbers] if column not in frame]:
+        raise ValueError(f"{told(path)} lacks the column {', '.join(absent)}; its columns are {', '.join(frame)}.")
+    for column in numbers:
+        _check_numbers(frame[column], path)
+    return frame
+
+
+def _check_numbers(column: pd.Series, path: Path) -> None:
+    """Refuse a text or an infinite number; an empty field is a number that is not known."""
+    values = pd.to_numeric(column, errors="coerce")
+    is_bad = (values.isna() & column.notna()) | np.isinf(values)
+    if is_bad.any():
+        record, given = int(np.argmax(is_bad)) + 1, column[is_bad].iloc[0]
+        raise ValueError(f"{told(path)} has {str(given)!r} in column {column.name}, record {record}; give a number.")
+
+
+def told(path: Path) -> str:
+    """A path for a message: from the kit's own folder on, where it lies in it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

@@ -1,0 +1,171 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 The paper's figures
+#
+# **Question.** What was published, figure by figure, and what did this kit find in the same places?
+#
+# **The paper** (*Endogenous Resistance to Activation Steering in Language Models*) makes its claims with figures 2 to
+# 21, three tables and, in later versions, five more controls. Most of its curves were published as pictures: what is
+# drawn here are the numbers that were told, and where there are none, the words that say so.
+#
+# **Cost.** Seconds at every scale; no model, no GPU, no key: $0. All of it is drawn from committed files.
+#
+# **You will see** every figure and table with published numbers (open marks) beside the embedded pair's (filled), the
+# places where versions of the paper disagree, and a table of claims with a verdict for each.
+
+# %% tags=["parameters"]
+PAIR = "smollm2-135m"
+SCALE = "standard"  # where pictures are written; what they show is the committed results at every scale
+
+# %%
+import pandas as pd
+from IPython.display import Image, display
+
+from esr_utils import claims, plots, published
+from esr_utils.config import DATA
+from esr_utils.plots.captions import CAPTIONS
+
+plots.use_style()
+pd.set_option("display.max_colwidth", 120)
+numbers = published.published()
+numbers.groupby("version", sort=False).agg(numbers=("quantity", "size"), first=("source", "first"))
+
+# %% [markdown]
+# Every number has its source and version. Those marked `rebuttal` and `v2` came later, some of them at second hand.
+# What the kit has measured of its own, table by table:
+
+# %%
+tables = [path.relative_to(DATA / "results") for path in sorted((DATA / "results" / PAIR).glob("*/*.csv"))]
+pd.DataFrame({"run": [path.parts[1] for path in tables], "table": [path.stem for path in tables]}).groupby("run").agg(
+    ", ".join
+)
+
+# %% [markdown]
+# ## Who restarts under steering? (Figs 2, 12, 13)
+# Published intervals are naive: worked out from rounded rates as if trials were independent, although five share a
+# latent. Ours allow for shared latents and questions.
+
+# %%
+for name in ("paper_fig2", "paper_fig12", "paper_fig13"):
+    display(Image(plots.draw_paper(name, scale=SCALE), width=760))
+
+# %% [markdown]
+# The embedded base does as the paper's small models do: next to nothing. The corrector was fine-tuned to restart, and
+# pays with false alarms without steering. Our scores are lower throughout, since model and judge are others.
+
+# %%
+display(Image(plots.draw_paper("paper_fig2_gains", scale=SCALE), width=420))
+
+# %% [markdown]
+# ## How does it depend on the strength? (Fig 3)
+
+# %%
+display(Image(plots.draw_paper("paper_fig3", scale=SCALE), width=760))
+
+# %% [markdown]
+# The paper gives all latents the same strengths, counted from their mean; ours are shares of each latent's own. The
+# published peaks of several attempts and ESR rest on a handful of events.
+
+# %% [markdown]
+# ## Do meta-prompts help? (Figs 4, 14 to 18)
+
+# %%
+for name in ("paper_fig4", "paper_fig14_18"):
+    display(Image(plots.draw_paper(name, scale=SCALE), width=760))
+
+# %% [markdown]
+# With the embedded pair the self-monitoring suffix does not raise restarts, and lowers them in the corrector. A
+# neutral suffix, which the paper has not, shows what any suffix does.
+
+# %% [markdown]
+# ## Does ablating the detectors matter? (Figs 5, 19 to 21, Table 2, held-out prompts)
+
+# %%
+for name in ("paper_fig5", "paper_fig19", "paper_held_out", "paper_versions"):
+    display(Image(plots.draw_paper(name, scale=SCALE), width=760))
+
+# %% [markdown]
+# The reduction shrank from version to version. On held-out prompts all intervals overlap, and the set with the wrong
+# sign of d does no less than the other.
+
+# %%
+for name in ("paper_fig20_21", "paper_table2"):
+    display(Image(plots.draw_paper(name, scale=SCALE), width=760))
+
+# %% [markdown]
+# Blue bars are published detectors that are less active off topic than on topic. The sets that the authors made at
+# different times overlap only in part:
+
+# %%
+sets = published.detectors()[["in_paper_26", "in_separability_25", "in_sum_50"]]
+pd.DataFrame({one: {other: int((sets[one] & sets[other]).sum()) for other in sets} for one in sets})
+
+# %% [markdown]
+# ## Does fine-tuning on self-corrections help? (Fig 6, Table 3)
+
+# %%
+display(Image(plots.draw_paper("paper_fig6", scale=SCALE), width=760))
+display(Image(plots.draw_paper("paper_table3", scale=SCALE), width=500))
+
+# %% [markdown]
+# ## Where, and judged by whom? (Table 1, Figs 9 to 11, whole responses)
+
+# %%
+for name in ("paper_table1", "paper_fig9_11", "paper_whole_response"):
+    display(Image(plots.draw_paper(name, scale=SCALE), width=760))
+
+# %% [markdown]
+# The whole-response judge sees recovery in every model and turns their order round.
+
+# %% [markdown]
+# ## Later controls (prefill, matched prefix, other vectors)
+
+# %%
+for name in ("paper_prefill", "paper_matched_prefix", "paper_other_vectors"):
+    display(Image(plots.draw_paper(name, scale=SCALE), width=760))
+
+# %% [markdown]
+# Without steering, after a derailed beginning, the model restarts at least as often as under steering: reading the
+# text is enough. Not shown: whether that is the same behaviour.
+
+# %% [markdown]
+# ## Where versions disagree
+
+# %%
+pairs = [("p0041", "p0042"), ("p0060", "p0064"), ("p0070", "p0076"), ("p0082", "p0083"), ("p0102", "p0103")]
+pairs += [("p0255", "p0279"), ("p0260", "p0280")]
+pd.DataFrame([(numbers.loc[one, "quantity"], *map(published.cite, (one, other))) for one, other in pairs]).rename(
+    columns={0: "quantity", 1: "one source", 2: "another"}
+)
+
+# %% [markdown]
+# ## Claim by claim
+# What is ours is read from result files, and the verdict follows from its interval by the claim's rule. It says
+# whether the same holds here, with another model, judge and questions; not whether the paper is right.
+
+# %%
+table = claims.answers()
+table[["section", "claim", "who", "ours", "verdict"]]
+
+# %%
+table.assign(verdict=table["verdict"].str.split(r"[:,] ", regex=True).str[0])["verdict"].value_counts().to_frame()
+
+# %% [markdown]
+# ## Paper and ours
+# All figures with their questions stand on one page, `figures/index.html`, which `make figures` writes.
+
+# %%
+pd.DataFrame([(name, *words) for name, words in CAPTIONS.items() if name in plots.PAPER]).rename(
+    columns={0: "figure", 1: "question", 2: "paper, ours, and how they differ"}
+)
