@@ -38,7 +38,7 @@ QUESTIONS = ASKED | {"fine_tuning": [f"Training question {i}?" for i in range(4)
 
 def patched(folder, patch: pytest.MonkeyPatch) -> Workshop:
     workshop = Workshop(folder).patch(patch)
-    patch.setattr(detection, "load_prompts", QUESTIONS.__getitem__)
+    patch.setattr(detection, "load_prompts", lambda split, stimuli: QUESTIONS[split])
     patch.setattr(inducing, "load_prompts", QUESTIONS.__getitem__)
     patch.setattr(inducing, "DETECTION", {"quick": SCALE})
     patch.setattr(inducing, "ROOT", folder)
