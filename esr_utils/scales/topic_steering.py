@@ -29,10 +29,10 @@ class TopicSteeringScale:
     seed: int = 0
 
 
-_TOPICS = TopicSteeringScale(n_topics=16, n_questions=4)
+_TOPICS = TopicSteeringScale(n_topics=6, n_questions=4, n_steps=8, n_samples=3, n_verify=8)
 _FEW = {"n_steps": 4, "n_samples": 2, "n_verify": 4, "n_compared": 8, "n_placebo": 8, "max_new_tokens": 48}
 TOPIC_STEERING = {
     "quick": TopicSteeringScale(n_topics=4, n_questions=2, **_FEW),
     "standard": _TOPICS,
-    "paper": replace(_TOPICS, n_topics=200, n_questions=5, n_samples=5, max_new_tokens=512),
+    "paper": replace(_TOPICS, n_topics=200, n_questions=5, n_steps=10, n_samples=5, n_verify=10, max_new_tokens=512),
 }
