@@ -1,6 +1,6 @@
 """Figures: one function each, a frame in, a figure out; ``draw_result`` and ``draw_paper`` draw from result files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -94,18 +94,18 @@ def committed_folder(name: str) -> Path:
     return results_dir(*RUNS[name.split("_")[0]], "standard")
 
 
-def draw_result(name: str, folder: Path, *, scale: str) -> Path:
+def draw_result(name: str, folder: Path, *, scale: str, formats: Sequence[str] = ("png",)) -> Path:
     """Draw one figure from the result files it needs; its csv is the first of them.
 
     Raises: what ``result_tables.read_table`` raises.
     """
     draw, needed = RESULTS[name]
     frames_read = [read_table(folder, file) for file in needed]
-    return save_figure(draw(*frames_read), frames_read[0], name, scale=scale)
+    return save_figure(draw(*frames_read), frames_read[0], name, scale=scale, formats=formats)
 
 
-def draw_paper(name: str, *, scale: str = "standard") -> Path:
+def draw_paper(name: str, *, scale: str = "standard", formats: Sequence[str] = ("png",)) -> Path:
     """Draw one figure of the paper, published numbers beside the committed results; its csv is what is drawn."""
     draw, make = PAPER[name]
     frame = make()
-    return save_figure(draw(frame), frame, name, scale=scale)
+    return save_figure(draw(frame), frame, name, scale=scale, formats=formats)

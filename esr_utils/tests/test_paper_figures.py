@@ -1,5 +1,6 @@
 """The paper's figures: whole, honest about what was not published, the same every time, clear when a file is bad."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,14 +15,16 @@ import pytest
 from esr_utils import config, plots, published, result_tables
 from esr_utils.beside import NAIVE, NOT_YET, PICTURE
 from esr_utils.config import figures_dir
-from esr_utils.plots import captions, redraw, style
+from esr_utils.plots import captions, gallery, interactive, redraw, style
 from esr_utils.result_tables import COLUMNS
 
 FRAMES = {name: make() for name, (_, make) in plots.PAPER.items() if name not in ("paper_table2", "paper_table3")}
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Every file by its path, but plotly's own script."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "plotly.min.js"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def draw_into(folder, monkeypatch) -> list[str]:
@@ -42,7 +45,8 @@ def results(tmp_path, monkeypatch):
 @pytest.fixture
 def few(monkeypatch):
     """Two figures of each kind, so that a test of bad files is quick."""
-    monkeypatch.setattr(redraw, "RESULTS", dict.fromkeys(("detection_rates", "detection_levels", "meta_kinds")))
+    own = ("detection_rates", "detection_levels", "meta_kinds")
+    monkeypatch.setattr(redraw, "RESULTS", {name: plots.RESULTS[name] for name in own})
     monkeypatch.setattr(redraw, "PAPER", dict.fromkeys(("paper_fig3", "paper_fig5", "paper_table1")))
 
 
@@ -60,14 +64,25 @@ def test_everything_drawn_twice_is_the_same_bytes(tmp_path, monkeypatch):
     assert {name for fault in told for name in fault.rstrip(".").split("Not drawn: ")[1].split(", ")} == left_out
     one = files(tmp_path / "one")
     assert one == files(tmp_path / "two")
-    named = {f"{name}.{kind}" for name in (*plots.RESULTS, *plots.PAPER) for kind in ("png", "csv")}
-    named -= {f"{name}.{kind}" for name in left_out for kind in ("png", "csv")}
-    assert set(one) == named | {"index.html", "paper_claims.csv"}
+    drawn = {*plots.RESULTS, *plots.PAPER} - left_out
+    named = {f"{name}.{kind}" for name in drawn for kind in (*style.FORMATS, "csv")}
+    named |= {f"interactive/{name}.html" for name in drawn & set(interactive.TWINS)}
+    assert set(one) == named | {"index.html", "paper_claims.csv", gallery.LINKS}
+    check_links(one[gallery.LINKS].decode(), tmp_path / "one")
     assert plt.get_fignums() == []
     committed = files(figures_dir("standard"))
     for name in one:
-        if not name.endswith(".png"):  # letters are drawn otherwise by other versions of the libraries
+        if name.endswith(("csv", "index.html")):  # others are not kept, or drawn otherwise by other library versions
             assert committed[name] == one[name], f"{name} is not what make figures writes"
+
+
+def check_links(script: str, folder):
+    """The script names every further file of every figure, and none that is not there."""
+    links = json.loads(script.removeprefix("const links = ").split(";\nfor (")[0])
+    named = {path for files in links.values() for _, path in files}
+    further = [*folder.glob("*.svg"), *folder.glob("*.pdf"), *folder.glob("interactive/*.html")]
+    assert named == {str(path.relative_to(folder)) for path in further}
+    assert set(links) == {*plots.RESULTS, *plots.PAPER}
 
 
 @pytest.mark.parametrize("name", plots.PAPER)
@@ -198,7 +213,8 @@ def test_the_page_links_what_is_there_and_nothing_else():
     text = (folder / "index.html").read_text()
     parser.feed(text)
     assert parser.open == []
-    assert {link for link in parser.found if not (folder / link).is_file()} == set()
+    assert parser.found.count(gallery.LINKS) == 1  # git does not keep it; the page can do without
+    assert {link for link in parser.found if not (folder / link).is_file()} <= {gallery.LINKS}
     assert {path.name for path in folder.glob("*.csv")} <= set(parser.found)
     assert "prefers-color-scheme: dark" in text
     assert set(re.findall(r"(\w+) could not be drawn", text)) == unmeasured()
