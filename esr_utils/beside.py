@@ -1,8 +1,8 @@
 """Published numbers and the kit's own results in one shape, side by side: the lines that the paper's figures draw.
 
-Columns of every frame here: panel, who, arm, origin (``paper`` or ``ours``), value (rates are 0 to 1, scores 0 to 100),
-ci_low, ci_high, n_events, n, interval (how it was made), note (said in the figure), source. A line without a value
-says in its note why there is none: nothing is drawn for it but those words.
+Columns of every frame here: panel, who, arm, origin (``paper``, ``ours`` or ``AUTHORS``), value (rates are 0 to 1,
+scores 0 to 100), ci_low, ci_high, n_events, n, interval (how it was made), note (said in the figure), source. A line
+without a value says in its note why there is none: nothing is drawn for it but those words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,6 +38,7 @@ COUNTED = {  # published rate -> published number of its events, where there is 
 CLUSTERED = "95%, clustered or exact"
 PICTURE = "a picture only"
 NOT_YET = "not measured yet"
+AUTHORS = "authors' code"  # origin of what is counted from result files of the authors' code; it is not ours
 ONE_OF_MANY = "one of many"  # drawn as a point of its own, without interval and counts
 
 
