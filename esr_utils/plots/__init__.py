@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from esr_utils import paper_controls as control_frames
 from esr_utils import paper_frames as frames
+from esr_utils import paper_later as later
 from esr_utils.config import results_dir
 from esr_utils.plots import (
     ablation,
@@ -80,12 +81,12 @@ PAPER: dict[str, tuple[Callable[[pd.DataFrame], Figure], Callable[[], pd.DataFra
     "paper_table1": (paper_controls.table1, control_frames.table1),
     "paper_table2": (paper_controls.table2, control_frames.table2),
     "paper_table3": (paper_controls.table3, control_frames.table3),
-    "paper_prefill": (paper_controls.prefill, control_frames.prefill),
-    "paper_matched_prefix": (paper_controls.matched_prefix, control_frames.matched_prefix),
-    "paper_other_vectors": (paper_controls.other_vectors, control_frames.other_vectors),
-    "paper_held_out": (paper_controls.held_out, control_frames.held_out),
+    "paper_prefill": (paper_controls.prefill, later.prefill),
+    "paper_matched_prefix": (paper_controls.matched_prefix, later.matched_prefix),
+    "paper_other_vectors": (paper_controls.other_vectors, later.other_vectors),
+    "paper_held_out": (paper_controls.held_out, later.held_out),
     "paper_whole_response": (paper_controls.whole_response, control_frames.whole_response),
-    "paper_versions": (paper_controls.versions, control_frames.versions),
+    "paper_versions": (paper_controls.versions, later.versions),
 }
 
 

@@ -79,11 +79,13 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_other_vectors": (
         "Rebuttal: does ESR need latents of an SAE?",
-        "Published ESR under contrastive vectors, beside latents; ours are not measured yet.",
+        "Published ESR under contrastive vectors, beside latents; ours: the corrector under directions of topics and "
+        "under latents, once notebook 04 has been run.",
     ),
     "paper_held_out": (
         "Rebuttal: does the ablation hold on other prompts, and does the sign of d matter?",
-        "Published rates by what was ablated; ours are not measured yet.",
+        "Published rates by what was ablated; ours: the corrector, once notebook 04 has been run. It has no "
+        "detectors of negative d: the rule keeps none.",
     ),
     "paper_whole_response": (
         "Rebuttal: what does a judge of whole responses see?",
@@ -91,7 +93,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_versions": (
         "How large was the effect of the ablation, version by version?",
-        "Relative reductions as published and as told before; ours are not measured yet.",
+        "Relative reductions as published and as told before; ours: the corrector, once notebook 04 has been run.",
     ),
     "steering_resid_norms": ("How large is the residual stream?", "Medians over tokens, by layer."),
     "steering_sweep": ("What does rising strength do to one latent's answers?", "Every response, with the mean."),

@@ -72,7 +72,10 @@ def rows(axis: Axes, part: pd.DataFrame, who: Sequence[str], arms: Mapping[str, 
             alone = {"paper": colour, AUTHORS: GREEN}.get(line.origin, BLUE)
             point(axis, line, y, colour if len(arms) > 1 else alone, factor=factor)
     highest = np.nanmax([0, *(factor * part[["value", "ci_high"]].max())])
-    axis.set_xlim(-0.03 * highest, 1.08 * highest or 1)
+    lowest = np.nanmin([0, *(factor * part[["value", "ci_low"]].min())])
+    axis.set_xlim(1.08 * lowest - 0.03 * highest, 1.08 * highest or 1)
+    if lowest < 0:
+        axis.axvline(0, color=GREY, lw=0.6, ls="--")
     axis.tick_params(axis="x", labelsize=7)
     axis.tick_params(axis="y", length=0)
 

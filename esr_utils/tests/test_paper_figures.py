@@ -116,11 +116,16 @@ def test_a_published_interval_is_marked_as_naive(name):
 def test_a_curve_without_numbers_is_told_in_words():
     assert "curves only" in FRAMES["paper_fig6"].query("panel == 'esr' and origin == 'paper'")["note"].iloc[0]
     assert (FRAMES["paper_fig2"].query("panel == 'improvement'")["note"] == PICTURE).sum() == 4
-    for name in ("paper_held_out", "paper_other_vectors", "paper_versions"):
-        ours = FRAMES[name].query("origin == 'ours'")
-        assert len(ours)
-        assert ours["value"].isna().all()
-        assert (ours["note"] == NOT_YET).all()
+
+
+@pytest.mark.parametrize("name", ["paper_held_out", "paper_other_vectors", "paper_versions", "paper_fig19"])
+def test_what_was_not_measured_is_told_in_words(name, results):
+    for run in ("ablation", "topic_directions"):
+        shutil.rmtree(results.parent / "smollm2-135m-corrector" / run, ignore_errors=True)
+    ours = plots.PAPER[name][1]().query("origin == 'ours'")
+    assert len(ours)
+    assert ours["value"].isna().all()
+    assert (ours["note"] == NOT_YET).all()
 
 
 def test_every_point_of_ours_has_its_denominator():
@@ -192,6 +197,55 @@ def test_our_beginnings_are_drawn_as_soon_as_they_are_measured(results):
         draw, make = plots.PAPER[name]
         assert make().query("origin == 'ours'")["value"].dropna().to_list() == pytest.approx(values)
         plt.close(draw(make()))
+
+
+def test_our_held_out_questions_are_drawn_as_soon_as_they_are_measured(results):
+    folder = results.parent / "smollm2-135m-corrector" / "ablation"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"n_pairs": 200, "rate_first": 0.2, "difference": -0.05, "ci_low": -0.09, "ci_high": -0.01}
+    lines = [
+        {"name": name, "condition": name, "quantity": quantity, "rate_second": rate, **known}
+        for name, rate in {"detectors": 0.15, "backtracking": 0.1}.items()
+        for quantity in ("multi_attempt", "esr", "minimum_gain_esr")
+    ]
+    for name in ("contrasts", "held_out_contrasts"):
+        pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False)
+    draw, make = plots.PAPER["paper_held_out"]
+    ours = make().query("origin == 'ours'").set_index(["panel", "who"])
+    assert ours.loc["esr", "value"].to_dict() == {
+        "ours: nothing": 0.2,
+        "ours: detectors": 0.15,
+        "ours: backtracking": 0.1,
+    }
+    assert ours.loc["multi_attempt", "n_events"].to_list() == [40, 30, 20]
+    change = ours.loc[("change", "ours: detectors")]
+    assert change[["value", "ci_low", "ci_high", "n"]].to_list() == [-0.05, -0.09, -0.01, 200]
+    figure = draw(make())
+    assert figure.axes[2].get_xlim()[0] < -9  # below the lowest end, in per cent
+    plt.close(figure)
+    draw, make = plots.PAPER["paper_versions"]
+    ours = make().query("origin == 'ours'")
+    assert ours[["value", "ci_low", "ci_high"]].to_numpy() == pytest.approx(np.tile([0.25, 0.05, 0.45], (4, 1)))
+    plt.close(draw(make()))
+
+
+def test_our_topics_are_drawn_as_soon_as_they_are_measured(results):
+    folder = results.parent / "smollm2-135m-corrector" / "topic_directions"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"condition": "steered", "quantity": "esr", "ci_low": 0.0, "ci_high": 0.2, "n_events": 9, "n": 90}
+    rates = [known | {"directions": name, "rate": rate} for name, rate in {"topics": 0.1, "SAE latents": 0.15}.items()]
+    pd.DataFrame(rates).to_csv(folder / "rates.csv", index=False)
+    calibrated = pd.DataFrame({"label": ["a", "b", "c"], "strength": [60, 70, 80], "multiplier": [2.0, 0.5, 1.0]})
+    calibrated.to_csv(folder / "calibrated.csv", index=False)
+    draw, make = plots.PAPER["paper_other_vectors"]
+    ours = make().query("origin == 'ours'")
+    assert ours.set_index("who")["value"].to_dict() == {
+        "ours: SAE latents": 0.15,
+        "ours: directions of topics": 0.1,
+        "ours: lowest of 3": 0.5,
+        "ours: highest of 3": 2.0,
+    }
+    plt.close(draw(make()))
 
 
 class Links(HTMLParser):
