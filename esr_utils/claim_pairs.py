@@ -13,6 +13,7 @@ from esr_utils import paired
 from esr_utils.beside import PAIR
 from esr_utils.config import results_dir
 from esr_utils.frames import judged_frame
+from esr_utils.prompts import load_prompts
 from esr_utils.records import Run
 from esr_utils.result_tables import told
 
@@ -56,6 +57,13 @@ def _by_share(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[pd.D
     return mine, ({"share": first["share"]}, {"share": second["share"]})
 
 
+def _by_arm(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[pd.DataFrame, tuple[Arm, Arm]]:
+    """Of the evaluation: the run holds trials on held-out questions too."""
+    trials = _trials(f"{PAIR}-corrector", "ablation")
+    mine = trials[~trials["question"].isin(load_prompts("held_out"))]
+    return mine, ({"condition": first["condition"]}, {"condition": second["condition"]})
+
+
 def arm_names() -> dict[str, tuple[float, int]]:
     """Share of corrections and training seed of each arm of notebook 06 that is swept, by its name among trials."""
     path = results_dir(PAIR, "fine_tuning", "standard") / "run.json"
@@ -72,6 +80,7 @@ PAIRED: dict[str, Callable[..., tuple[pd.DataFrame, tuple[Arm, Arm]]]] = {
     "esr_detection/levels": _by_level,
     "meta_prompting/by_kind": _by_kind,
     "fine_tuning/by_share": _by_share,
+    "ablation/by_arm": _by_arm,
 }
 
 
