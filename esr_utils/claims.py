@@ -2,8 +2,9 @@
 
 What is ours is looked up in committed results at the place that ``data/published/claims.csv`` names; the verdict
 follows from its interval by the claim's rule. Two arms are compared by their differences trial by trial where
-``claim_pairs`` can pair them, else by whether their intervals overlap. Our models, judge and questions differ from the paper's, and the
-corrector was fine-tuned to restart: a verdict says whether the same holds here, not whether the paper is right.
+``claim_pairs`` can pair them, else by whether their intervals overlap. Our models, judge and questions differ from
+the paper's, and the corrector was fine-tuned to restart: a verdict says whether the same holds here, not whether the
+paper is right.
 """
 
 from collections.abc import Callable, Iterator

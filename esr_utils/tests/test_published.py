@@ -158,7 +158,7 @@ def test_every_claim_has_numbers_a_rule_and_a_place():
         if claim.file:
             assert claim.file in {*COLUMNS, *TABLES}, claim.Index
             assert claim.against or claim.rule in {*SINGLE, *PAIRED}, claim.Index
-            assert (claim.rule in ("below", "above", "holds")) == (claim.bound == claim.bound), claim.Index
+            assert (claim.rule in ("below", "above", "holds", "about")) == (claim.bound == claim.bound), claim.Index
 
 
 def test_every_headline_number_belongs_to_a_claim():
