@@ -5,6 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 SCALE_NAMES = ("quick", "standard", "paper")
+KIT, PAPER = STIMULI = ("kit", "paper")  # whose questions and meta-prompts
 
 
 def check_scale(scale: str) -> str:
@@ -12,6 +13,18 @@ def check_scale(scale: str) -> str:
     if scale not in SCALE_NAMES:
         raise ValueError(f"unknown scale {scale!r}; choose one of {', '.join(SCALE_NAMES)}")
     return scale
+
+
+def check_stimuli(stimuli: str) -> str:
+    """``stimuli`` itself, or a ValueError that names both."""
+    if stimuli not in STIMULI:
+        raise ValueError(f"unknown stimuli {stimuli!r}; choose one of {', '.join(STIMULI)}")
+    return stimuli
+
+
+def run_name(run: str, stimuli: str) -> str:
+    """Folder name of a run. With the paper's stimuli it holds the authors' sentences, and git does not look there."""
+    return f"{run}_paper_stimuli" if check_stimuli(stimuli) == PAPER else run
 
 
 def results_dir(pair: str, run: str, scale: str) -> Path:

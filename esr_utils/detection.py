@@ -1,7 +1,7 @@
 """One subject measured from end to end: latents chosen, strengths calibrated, trials made and judged."""
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 
 from esr_utils import latents
 from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
+from esr_utils.config import KIT, check_stimuli, run_name
 from esr_utils.judging import first_scores
 from esr_utils.models import find_entry
 from esr_utils.nulls import matched_cuts
@@ -23,14 +24,27 @@ MIDDLE = 0.5  # share of the length at which placebo responses are split if no r
 
 @dataclass(frozen=True, eq=False)
 class Detection(Study):
-    """Of notebook 02: how often a subject that is steered withdraws what it said, and returns."""
+    """Of notebook 02: how often a subject that is steered withdraws what it said, and returns.
+
+    ``stimuli="paper"`` asks the paper's 38 questions, in calibration as in evaluation, in a run of its own.
+
+    Differs from the paper, also then: the offline judge, whose scale was fitted on answers to the kit's questions.
+    """
 
     scale: DetectionScale
+    stimuli: str = field(default=KIT, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_stimuli(self.stimuli)
 
     @cached_property
     def run(self) -> Run:
-        asked = digest([load_prompts("calibration"), load_prompts("evaluation")])
-        return self._open("esr_detection", search=asdict(self.search()), questions_sha256=asked)
+        asked = digest([self.questions("calibration"), self.questions("evaluation")])
+        name = run_name("esr_detection", self.stimuli)
+        return self._open(name, search=asdict(self.search()), questions_sha256=asked)
+
+    def questions(self, split: str) -> list[str]:
+        return load_prompts(split, stimuli=self.stimuli)
 
     def search(self, *, n_samples: int | None = None) -> CalibrationSettings:
         """Settings of the calibration; ``n_samples`` other than the scale's for a comparison."""
@@ -54,7 +68,7 @@ class Detection(Study):
         if base := find_entry(self.subject).base:
             return replace(self, subject=base).latents()
         labels = latents.load_labels(self.subject)
-        questions = load_prompts("calibration") + load_prompts("evaluation")
+        questions = list(dict.fromkeys(self.questions("calibration") + self.questions("evaluation")))
 
         def choose() -> pd.DataFrame:
             filters = latents.filter_table(self.engine, labels, questions, self.sampling)
@@ -70,7 +84,7 @@ class Detection(Study):
 
         def make() -> pd.DataFrame:
             journal = self.run.journal(name.replace("calibration", "probes"), "latent", "stage", "seed")
-            chosen, questions = self.latents().index.tolist(), load_prompts("calibration")
+            chosen, questions = self.latents().index.tolist(), self.questions("calibration")
             score = first_scores(self.judges[JUDGE])
             return calibration_table(calibrate(self.engine, score, chosen, questions, search, journal=journal), search)
 
@@ -81,7 +95,7 @@ class Detection(Study):
         return plan_trials(
             self.subject,
             self.calibration()["strength"].to_dict(),
-            questions=load_prompts("evaluation"),
+            questions=self.questions("evaluation"),
             n_questions=self.scale.n_questions,
             levels=self.scale.levels,
             n_repeats=self.scale.n_repeats,

@@ -61,7 +61,7 @@ def held_out() -> pd.DataFrame:
 def _our_held_out(panels: tuple[str, ...]) -> list[dict]:
     """Rates of the paired trials without intervals of their own, and the interval of their difference."""
     if not is_measured("ablation", "held_out_contrasts"):
-        return [words(panel, "ours", NOT_YET, origin="ours") for panel in (*panels, "change")]
+        return [words(panel, "ours", NOT_YET, origin="ours") for panel in panels]
     table, lines = result("ablation", "held_out_contrasts"), []
     known = {"source": "ablation/held_out_contrasts.csv"}
     for row in table[table["quantity"].isin(panels)].itertuples():

@@ -101,7 +101,9 @@ plan[["n_trials", "base_rate", "n_expected", "detectable_rise", "zero_event_boun
 # ## Generate
 # Latents are chosen, calibrated and verified, then every trial is made and judged. Whatever the run folder already
 # holds is not made again; an interrupted run goes on where it stopped. The corrector is steered along the latents of
-# its base, at strengths calibrated on itself.
+# its base, at strengths calibrated on itself. The questions are the kit's own, and those of the calibration and of the
+# evaluation differ. `Detection(subject, SCALE, settings, stimuli="paper")` asks the paper's 38 in both, as the authors
+# do: they are fetched from the authors' repository, and the run has a folder of its own that git ignores.
 
 # %%
 for detection in detections:

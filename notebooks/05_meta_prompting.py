@@ -58,7 +58,9 @@ meta_prompting.examples(runs)
 
 # %% [markdown]
 # The seed of a trial says which of the three wordings it gets, the same number in every arm. A neutral suffix has
-# about as many words as the others and asks for nothing: what it does is not the work of an instruction.
+# about as many words as the others and asks for nothing: what it does is not the work of an instruction. All are the
+# kit's own; `MetaPrompting(subject, SCALE, settings, stimuli="paper")` takes the paper's questions and its one wording
+# of each kind, fetched from the authors' repository. They are shorter, and the neutral suffixes stay the kit's.
 
 # %%
 words = {kind: [len(text.split()) for text in texts] for kind, texts in meta_prompting.load_meta_prompts().items()}

@@ -123,7 +123,8 @@ def prefill(frame: pd.DataFrame) -> Figure:
 def held_out(frame: pd.DataFrame) -> Figure:
     """Rates on held-out prompts by what was ablated; of ours the change too, trial by trial."""
     panels = {panel: TITLES[panel] for panel in ("multi_attempt", "esr")}
-    panels["change"] = "several attempts, change (% of trials)"
+    if (frame["panel"] == "change").any():
+        panels["change"] = "several attempts,\nchange (%)"
     told = "Llama 70B by what was ablated, held-out prompts, rebuttal"
     return forest(frame, panels, key=f"{told}\n{KEY}")
 

@@ -41,7 +41,7 @@ _ABLATION = AblationScale(
     n_directions=4,
     n_held_out=2,
     n_read=80,
-    n_damage=40,
+    n_damage=20,
     max_new_tokens=128,
 )
 ABLATION = {

@@ -29,7 +29,7 @@ class TopicSteeringScale:
     seed: int = 0
 
 
-_TOPICS = TopicSteeringScale(n_topics=24, n_questions=4)
+_TOPICS = TopicSteeringScale(n_topics=16, n_questions=4)
 _FEW = {"n_steps": 4, "n_samples": 2, "n_verify": 4, "n_compared": 8, "n_placebo": 8, "max_new_tokens": 48}
 TOPIC_STEERING = {
     "quick": TopicSteeringScale(n_topics=4, n_questions=2, **_FEW),

@@ -120,7 +120,7 @@ class Workshop:
         patch.setattr(study, "load_engine", self.load)
         patch.setattr("esr_utils.judges.offline.offline_judge", self.judge)
         patch.setattr(study, "results_dir", lambda subject, run, scale: self.folder / scale / subject / run)
-        patch.setattr(detection, "load_prompts", ASKED.__getitem__)
+        patch.setattr(detection, "load_prompts", lambda split, stimuli: ASKED[split])
         patch.setattr(latents, "load_labels", lambda subject: labels)
         patch.setattr(latents, "N_DROPPED_PER_QUESTION", 3)
         return self

@@ -9,6 +9,7 @@ import torch
 from esr_utils import detection, inducing, study
 from esr_utils.engines.hf import HFEngine
 from esr_utils.inducing import BASE, Arm, FineTuning, far_from
+from esr_utils.prompts import load_prompts
 from esr_utils.scales import FINE_TUNING
 from esr_utils.tests.conftest import tiny_sae
 from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
@@ -37,7 +38,7 @@ QUESTIONS = ASKED | {"fine_tuning": [f"Training question {i}?" for i in range(4)
 
 def patched(folder, patch: pytest.MonkeyPatch) -> Workshop:
     workshop = Workshop(folder).patch(patch)
-    patch.setattr(detection, "load_prompts", QUESTIONS.__getitem__)
+    patch.setattr(detection, "load_prompts", lambda split, stimuli: QUESTIONS[split])
     patch.setattr(inducing, "load_prompts", QUESTIONS.__getitem__)
     patch.setattr(inducing, "DETECTION", {"quick": SCALE})
     patch.setattr(inducing, "ROOT", folder)
@@ -170,3 +171,12 @@ def test_an_adapter_that_was_trained_again_is_not_mixed_with_the_first(measured)
     arm = measured.arms()[0]
     with pytest.raises(ValueError, match=f"the adapter of {arm.name} is not the one whose trials this run holds"):
         measured._bind(arm.name, "another")
+
+
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_every_scale_makes_answers_and_steered_starts_enough_for_its_mixes(name):
+    scale = FINE_TUNING[name]
+    n_answers = scale.n_answers * len(load_prompts("fine_tuning"))
+    assert n_answers >= scale.n_examples * (1 - min(scale.shares))
+    n_starts = scale.n_drift_latents * scale.n_drifts
+    assert 0.6 * n_starts >= scale.n_examples * max(scale.shares)  # of the starts drawn so far 70% had derailed

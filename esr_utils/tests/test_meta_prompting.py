@@ -24,7 +24,7 @@ TINY = replace(META_PROMPTING["quick"], n_latents=2, n_questions=2, max_new_toke
 
 def patched(folder, patch: pytest.MonkeyPatch) -> Workshop:
     workshop = Workshop(folder).patch(patch)
-    patch.setattr(meta_prompting, "load_prompts", ASKED.__getitem__)
+    patch.setattr(meta_prompting, "load_prompts", lambda split, stimuli: ASKED[split])
     patch.setattr(meta_prompting, "DETECTION", {"quick": SCALE})
     return workshop
 
@@ -138,7 +138,7 @@ def test_measuring_again_loads_nothing_and_changes_nothing(measured, monkeypatch
 
 def test_a_changed_suffix_is_refused_by_the_folder(measured, monkeypatch):
     changed = load_meta_prompts() | {"focus": ["Think of the question."]}
-    monkeypatch.setattr(meta_prompting, "load_meta_prompts", lambda: changed)
+    monkeypatch.setattr(meta_prompting, "load_meta_prompts", lambda stimuli: changed)
     with pytest.raises(ValueError, match=r"was made with other settings \(texts_sha256: .* delete the folder"):
         _ = MetaPrompting(READER, "quick", TINY).run
 
