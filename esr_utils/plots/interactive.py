@@ -5,6 +5,7 @@ network.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from plotly.subplots import make_subplots
 from esr_utils.plots.fine_tuning import CONDITION_NAMES
 from esr_utils.plots.style import BLUE, GREY, ORANGE, QUANTITY_NAMES
 
-COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", GREY)
+COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", GREY)
 NAMES = {**QUANTITY_NAMES, "first_score": "first-attempt score", "improvement": "improved, of several"}
 SINGLE = ", one training"  # ends the name of a series of small points
 Drawn = pd.DataFrame  # columns: panel, series, at, value, low, high, told; a line a point
@@ -46,7 +47,7 @@ def contrasts(table: pd.DataFrame) -> go.Figure:
     drawn = _drawn(table, value="difference", at="name", series=table["name"])
     drawn["told"] = table["condition"] + "<br>" + drawn["told"]
     figure = _panels(drawn, ("first_score", "multi_attempt", "esr"), unit="points", is_upright=False)
-    return figure.update_layout(showlegend=False)
+    return figure.update_xaxes(zeroline=True, zerolinecolor=GREY).update_layout(showlegend=False)
 
 
 TWINS: dict[str, Callable[[pd.DataFrame], go.Figure]] = {
@@ -85,7 +86,7 @@ def _panels(drawn: Drawn, panels: tuple[str, ...], *, unit: str, is_upright: boo
     """One panel a quantity, one colour a series; upright: values along y over a number, else along x in rows."""
     titles = [NAMES[panel] + (" (%)" if is_upright and panel != "first_score" else "") for panel in panels]
     figure = make_subplots(1, len(panels), subplot_titles=titles, shared_yaxes=not is_upright)
-    colours = dict(zip(dict.fromkeys(drawn["series"].str.removesuffix(SINGLE)), COLOURS, strict=False))
+    colours = dict(zip(dict.fromkeys(drawn["series"].str.removesuffix(SINGLE)), cycle(COLOURS), strict=False))
     for column, panel in enumerate(panels, start=1):
         for series, mine in drawn[drawn["panel"] == panel].groupby("series", sort=False):
             look = {"name": series, "legendgroup": series, "showlegend": column == 1}
@@ -100,7 +101,7 @@ def _panels(drawn: Drawn, panels: tuple[str, ...], *, unit: str, is_upright: boo
 
 
 def _trace(mine: Drawn, colour: str, *, is_upright: bool) -> go.Scatter:
-    """Points with their intervals, as lists: arrays would be written in a form that cannot be read."""
+    """Points, with their intervals unless several share a row; lists, since arrays would be written unreadably."""
     value, at = mine["value"].tolist(), mine["at"].tolist()
     is_single = mine["series"].str.endswith(SINGLE).any()
     ends: Mapping[str, object] = {
@@ -108,7 +109,7 @@ def _trace(mine: Drawn, colour: str, *, is_upright: bool) -> go.Scatter:
         "arrayminus": (mine["value"] - mine["low"]).tolist(),
         "thickness": 1.2,
         "width": 0,
-        "visible": not is_single,
+        "visible": not is_single and mine["at"].is_unique,
     }
     axes = {"x": at, "y": value, "error_y": ends} if is_upright else {"x": value, "y": at, "error_x": ends}
     symbol = "circle-open" if (mine["series"] == "paper").any() else "circle"

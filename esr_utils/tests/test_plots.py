@@ -56,7 +56,8 @@ def test_every_format_is_the_same_bytes_in_another_process(figures):
 
 def an_ablation() -> pd.DataFrame:
     """Contrasts as notebook 04 makes them, with made-up numbers."""
-    arms = [("detectors", "detectors"), ("matched set", "matched set 0"), ("matched set", "matched set 1")]
+    names = ("detectors", "detectors by half", "detectors before steering", "backtracking", "random directions")
+    arms = [*zip(names, names, strict=True), ("matched set", "matched set 0"), ("matched set", "matched set 1")]
     lines = [
         {"name": name, "condition": condition, "quantity": quantity, "n_pairs": 240, "ci_low": -0.2, "ci_high": 0.1}
         for name, condition in arms
