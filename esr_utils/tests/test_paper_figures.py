@@ -59,11 +59,14 @@ def unmeasured() -> set[str]:
 
 def test_everything_drawn_twice_is_the_same_bytes(tmp_path, monkeypatch):
     told = draw_into(tmp_path / "one", monkeypatch)
+    monkeypatch.setattr(redraw, "FORMATS", ("png",))  # other formats twice: see test_plots
     assert draw_into(tmp_path / "two", monkeypatch) == told
     left_out = unmeasured()
     assert {name for fault in told for name in fault.rstrip(".").split("Not drawn: ")[1].split(", ")} == left_out
-    one = files(tmp_path / "one")
-    assert one == files(tmp_path / "two")
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert {name: one[name] for name in two if name != gallery.LINKS} == {
+        name: content for name, content in two.items() if name != gallery.LINKS
+    }
     drawn = {*plots.RESULTS, *plots.PAPER} - left_out
     named = {f"{name}.{kind}" for name in drawn for kind in (*style.FORMATS, "csv")}
     named |= {f"interactive/{name}.html" for name in drawn & set(interactive.TWINS)}
