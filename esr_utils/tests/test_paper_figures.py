@@ -44,7 +44,8 @@ def results(tmp_path, monkeypatch):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two figures of each kind, so that a test of bad files is quick."""
+    """A few figures of each kind, in one format, so that a test of bad files is quick."""
+    monkeypatch.setattr(redraw, "FORMATS", ("png",))
     own = ("detection_rates", "detection_levels", "meta_kinds")
     monkeypatch.setattr(redraw, "RESULTS", {name: plots.RESULTS[name] for name in own})
     monkeypatch.setattr(redraw, "PAPER", dict.fromkeys(("paper_fig3", "paper_fig5", "paper_table1")))
