@@ -1,8 +1,8 @@
 """Published numbers and the kit's own results in one shape, side by side: the lines that the paper's figures draw.
 
-Columns of every frame here: panel, who, arm, origin (``paper`` or ``ours``), value (rates are 0 to 1, scores 0 to 100),
-ci_low, ci_high, n_events, n, interval (how it was made), note (said in the figure), source. A line without a value
-says in its note why there is none: nothing is drawn for it but those words.
+Columns of every frame here: panel, who, arm, origin (``paper``, ``ours`` or ``AUTHORS``), value (rates are 0 to 1,
+scores 0 to 100), ci_low, ci_high, n_events, n, interval (how it was made), note (said in the figure), source. A line
+without a value says in its note why there is none: nothing is drawn for it but those words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,12 @@ MODELS = {  # as published -> as told in a figure
     "Gemma-2-2B-it": "Gemma 2B",
 }
 PAIR = "smollm2-135m"
-CORRECTOR_RUNS = ("latent_discovery", "ablation", "following")  # on the corrector alone, which has restarts to study
+CORRECTOR_RUNS = (
+    "latent_discovery",
+    "ablation",
+    "following",
+    "topic_directions",
+)  # on the corrector alone, which has restarts to study
 SUBJECTS = {PAIR: "ours, base", f"{PAIR}-corrector": "ours, corrector"}
 NAIVE = "naive (Wilson)"
 ROUNDED = f"{NAIVE}, events worked out from the rounded rate"
@@ -38,6 +43,7 @@ COUNTED = {  # published rate -> published number of its events, where there is 
 CLUSTERED = "95%, clustered or exact"
 PICTURE = "a picture only"
 NOT_YET = "not measured yet"
+AUTHORS = "authors' code"  # origin of what is counted from result files of the authors' code; it is not ours
 ONE_OF_MANY = "one of many"  # drawn as a point of its own, without interval and counts
 
 

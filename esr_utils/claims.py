@@ -1,16 +1,18 @@
 """Every claim of the paper beside what the kit measured: claim, published, ours, verdict.
 
 What is ours is looked up in committed results at the place that ``data/published/claims.csv`` names; the verdict
-follows from its interval by the claim's rule. Our models, judge and questions differ from the paper's, and the
-corrector was fine-tuned to restart: a verdict says whether the same holds here, not whether the paper is right.
+follows from its interval by the claim's rule. Two arms are compared by their differences trial by trial where
+``claim_pairs`` can pair them, else by whether their intervals overlap. Our models, judge and questions differ from
+the paper's, and the corrector was fine-tuned to restart: a verdict says whether the same holds here, not whether the
+paper is right.
 """
 
 from collections.abc import Callable, Iterator
 
 import pandas as pd
 
-from esr_utils import published
-from esr_utils.beside import NOT_YET, PAIR, SUBJECTS, is_measured, one_line, result
+from esr_utils import claim_pairs, claim_tables, published
+from esr_utils.beside import NOT_YET, PAIR, SUBJECTS, one_line
 
 FEW_EVENTS = 5  # fewer may be the judge's mistakes
 FEW_TRIALS = 10  # an interval on fewer holds nearly every value
@@ -22,6 +24,9 @@ RUN_WHO = {  # where a table has no subject
     "ablation": WHO[f"{PAIR}-corrector"],
     "following": WHO[f"{PAIR}-corrector"],
     "latent_discovery": WHO[f"{PAIR}-corrector"],
+    "latent_discovery/detectors": "ours, {rule}",
+    "steering/filters": "ours, filters of the {version}",
+    "topic_directions": WHO[f"{PAIR}-corrector"],
 }
 
 
@@ -45,22 +50,31 @@ def _told(numbers: str) -> str:
 
 def _findings(claim: tuple) -> Iterator[dict[str, str]]:
     """Who, ours and verdict: once for every combination of the places that ``where`` gives."""
-    run, _, name = claim.file.partition("/")
-    if not claim.file or not is_measured(run, name):
+    if not claim_tables.is_known(claim.file):
         yield {"who": "", "ours": "", "verdict": NOT_YET}
         return
+    table = claim_tables.table(claim.file)
     for place in places(claim.where):
-        line = one_line(result(run, name), place, f"{claim.file}.csv")
-        line = _renamed(line)
-        who = WHO[place["subject"]] if "subject" in place else RUN_WHO[run].format(**place)
+        told = RUN_WHO.get(claim.file, RUN_WHO.get(claim.file.split("/")[0], ""))
+        who = WHO[place["subject"]] if "subject" in place else told.format(**place)
+        line = _renamed(one_line(table, place, f"{claim.file}.csv"))
         if claim.against:
-            other = one_line(result(run, name), place | next(places(claim.against)), f"{claim.file}.csv")
-            other = _renamed(other)
-            ours = f"{in_words(line)} against {in_words(other)}"
-            yield {"who": who, "ours": ours, "verdict": compared(claim.rule, line, other)}
+            yield {"who": who, **_against(claim, table, line, place)}
         else:
-            rule = PAIRED if "difference" in result(run, name) else SINGLE
+            rule = PAIRED if "difference" in table else SINGLE
             yield {"who": who, "ours": in_words(line), "verdict": rule[claim.rule](line, claim.bound)}
+
+
+def _against(claim: tuple, table: pd.DataFrame, line: pd.Series, place: dict[str, str]) -> dict[str, str]:
+    """Two lines of a table: by their differences where trials can be paired, else by their intervals."""
+    other_place = place | next(places(claim.against))
+    other = _renamed(one_line(table, other_place, f"{claim.file}.csv"))
+    ours = f"{in_words(line)} against {in_words(other)}"
+    pairs = claim_pairs.difference(claim.file, other_place, place)
+    if pairs is None:
+        return {"ours": ours, "verdict": compared(claim.rule, line, other)}
+    pairs = _renamed(pairs)
+    return {"ours": f"{ours}; {in_words(pairs)}", "verdict": PAIRED[claim.rule](pairs, claim.bound)}
 
 
 def _renamed(line: pd.Series) -> pd.Series:
@@ -82,6 +96,8 @@ def in_words(line: pd.Series) -> str:
     """Value with interval and counts: rates and their differences in per cent, scores and activations as they are."""
     if not line["n"]:
         return "no trial to count"
+    if "words" in line.index:
+        return line["words"]
     quantity = line.get("quantity", "activation")
     value, low, high = (line[column] for column in ("value", "ci_low", "ci_high"))
     if quantity == "activation":
@@ -191,6 +207,9 @@ SINGLE: dict[str, Callable[[pd.Series, float], str]] = {
     "below": below,
     "above": above,
     "holds": holds,
+    "beyond_chance": claim_tables.beyond_chance,
+    "none_apart": claim_tables.none_apart,
+    "about": claim_tables.about,
 }
 PAIRED: dict[str, Callable[[pd.Series, float], str]] = {"rises": rises, "falls": falls, "same": unchanged}
 RULES = {*SINGLE, *PAIRED}

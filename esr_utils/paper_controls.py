@@ -1,4 +1,4 @@
-"""What Figs 14 to 21, the tables and the later controls of the paper show, as frames; see ``paper_frames``."""
+"""What Figs 14 to 21, the tables and the whole-response judge of the paper show, as frames; see ``paper_frames``."""
 
 import json
 
@@ -6,14 +6,12 @@ import pandas as pd
 
 from esr_utils import published
 from esr_utils.beside import (
-    CLUSTERED,
     MODELS,
     NOT_YET,
     PAIR,
     SUBJECTS,
     frame_of,
     is_measured,
-    one_line,
     our_lines,
     paper_line,
     result,
@@ -164,88 +162,6 @@ def _settings(path) -> dict:
         raise ValueError(f"{told(path)} holds no settings that can be read; restore it with git.") from error
 
 
-def prefill() -> pd.DataFrame:
-    """Does an unsteered model that reads the beginning of a derailed answer restart too, and does that help?"""
-    lines = []
-    for number in published.PREFILL:
-        n_characters = int(published.line(number)["condition"].split()[3])
-        lines.append(paper_line("restart", f"unsteered, first {n_characters:,} characters", number))
-    quoted = {"ESR, live steering, low": "p0371", "ESR, live steering, high": "p0372"}
-    lines += [paper_line("restart", who, number) for who, number in quoted.items()]
-    lines += [paper_line("improvement", "unsteered", "p0369", note="approximate")]
-    lines += [paper_line("improvement", "live steering", "p0370", note="approximate")]
-    if not is_measured("following", "cells"):
-        return frame_of(
-            [*lines, *(words(panel, "ours", NOT_YET, origin="ours") for panel in ("restart", "improvement"))]
-        )
-    for continuation in ("unsteered", "steered"):
-        chosen = {"source": "restarted", "prefix": "steered", "continuation": continuation, "quantity": "multi_attempt"}
-        row = one_line(result("following", "cells"), chosen, "following/cells.csv")
-        line = words("restart", f"ours: continued {continuation}", "", origin="ours") | {"interval": CLUSTERED}
-        ends = {column: row[column] for column in ("ci_low", "ci_high", "n_events", "n")}
-        lines.append(line | ends | {"value": row["rate"], "source": "following/cells.csv"})
-    return frame_of([*lines, words("improvement", "ours", "see prefill_cells", origin="ours")])
-
-
-HELD_OUT = {
-    "nothing": ("p0387", "p0389"),
-    "18 with positive d": ("p0390", "p0392"),
-    "8 with negative d": ("p0393", "p0395"),
-    "all 26": ("p0396", "p0398"),
-}
-
-
-def held_out() -> pd.DataFrame:
-    """Ablation on prompts that the detectors were not found on, by the sign of d."""
-    panels, lines = ("multi_attempt", "esr"), []
-    for who, numbers in HELD_OUT.items():
-        lines += [paper_line(panel, who, number) for panel, number in zip(panels, numbers, strict=True)]
-    return frame_of([*lines, *(words(panel, "ours", NOT_YET, origin="ours") for panel in panels)])
-
-
-def matched_prefix() -> pd.DataFrame:
-    """Gain of steered continuations from an on-topic prefix: a generic one, and the model's own correction."""
-    lines = [
-        paper_line("points", "generic prefix, gain", "p0376"),
-        paper_line("points", "own correction (gain or level?)", "p0377"),
-        paper_line("ratio", "own / generic", "p0378"),
-        paper_line("share", "due to text read", "p0379", note="approximate"),
-    ]
-    return frame_of([*lines, *_our_prefixes()])
-
-
-def _our_prefixes() -> list[dict]:
-    """Gain from a generic beginning, level after the own correction, and own over generic, once they are measured."""
-    if not is_measured("following", "sustained"):
-        return [words(panel, "ours", NOT_YET, origin="ours") for panel in ("points", "ratio", "share")]
-    means = result("following", "sustained").set_index("arm")
-    between = {"arm": "generic", "less": "none"}
-    gain = one_line(result("following", "sustained_contrasts"), between, "following/sustained_contrasts.csv")
-    known = {"interval": CLUSTERED, "source": "following/sustained.csv"}
-    lines = []
-    for who, row, value, n in (
-        ("ours: generic prefix, gain", gain, "difference", "n_pairs"),
-        ("ours: own correction, level", means.loc["own"], "mean", "n"),
-    ):
-        ends = {"value": row[value], "ci_low": row["ci_low"], "ci_high": row["ci_high"], "n": row[n]}
-        lines.append(words("points", who, "", origin="ours") | known | ends)
-    ratio = {"value": means.loc["own", "mean"] / means.loc["generic", "mean"], "n": means.loc["own", "n"]}
-    lines.append(words("ratio", "ours: own / generic", "", origin="ours") | known | ratio | {"interval": ""})
-    return [*lines, words("share", "ours", "not worked out", origin="ours")]
-
-
-def other_vectors() -> pd.DataFrame:
-    """ESR under vectors that are no SAE latents, beside the latents; and the range of their calibrated strengths."""
-    lines = [
-        paper_line("esr", "SAE latents", "p0038"),
-        paper_line("esr", "contrastive vectors", "p0380"),
-        words("esr", "ours", NOT_YET, origin="ours"),
-        paper_line("strength", "lowest of 15", "p0385"),
-        paper_line("strength", "highest of 15", "p0386"),
-    ]
-    return frame_of(lines)
-
-
 def whole_response() -> pd.DataFrame:
     """Rates of the whole-response judge: five models, the ablation, and ours."""
     lines = []
@@ -258,19 +174,3 @@ def whole_response() -> pd.DataFrame:
         restart, recovery = our_lines("esr_detection", "rates", chosen, panels=("multi_attempt", "recovery"))
         lines += [restart | {"panel": "restart"}, recovery]
     return frame_of(lines)
-
-
-VERSIONS = {  # what was compared, by version -> number of the relative reduction
-    "before version 1: 25 latents, ESR": "p0232",
-    "before version 1: 27 latents, ESR": "p0235",
-    "version 1: 26 latents, several attempts": "p0092",
-    "version 1: 26 latents, ESR": "p0094",
-    "rebuttal, held-out prompts: lowest": "p0400",
-    "rebuttal, held-out prompts: highest": "p0401",
-}
-
-
-def versions() -> pd.DataFrame:
-    """How much lower ablation made the rate, as each version of the paper tells it."""
-    lines = [paper_line("reduction", who, number) for who, number in VERSIONS.items()]
-    return frame_of([*lines, words("reduction", "ours", NOT_YET, origin="ours")])

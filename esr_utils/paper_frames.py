@@ -36,6 +36,14 @@ BOUNDED = "Llama-3.1-8B-Instruct"
 
 def fig2() -> pd.DataFrame:
     """Several attempts, improvement and ESR of five models as published, and of ours at the calibrated strength."""
+    lines = fig2_published()
+    for subject in SUBJECTS:
+        lines += our_lines("esr_detection", "rates", {"subject": subject, "condition": "steered"}, panels=RATES)
+    return frame_of(lines)
+
+
+def fig2_published() -> list[dict]:
+    """Lines of the five models."""
     lines = []
     for model, (multi, esr, _) in MAIN_RATES.items():
         who = MODELS[model]
@@ -43,9 +51,7 @@ def fig2() -> pd.DataFrame:
         lines.append(paper_line("multi_attempt", who, **({"number": multi} if multi else bound)))
         lines.append(_improvement(who, model) if model == LARGEST else words("improvement", who, PICTURE))
         lines.append(paper_line("esr", who, esr, note="" if multi else "of a later subset"))
-    for subject in SUBJECTS:
-        lines += our_lines("esr_detection", "rates", {"subject": subject, "condition": "steered"}, panels=RATES)
-    return frame_of(lines)
+    return lines
 
 
 def _improvement(who: str, model: str) -> dict:
@@ -85,11 +91,7 @@ def fig3() -> pd.DataFrame:
     The column x is the strength: of the paper, in standard deviations from the mean; ours, as a share of the latent's
     calibrated one.
     """
-    peaks = {"multi_attempt": "p0073", "improvement": "p0074", "esr": "p0075"}
-    lines = []
-    for panel, number in peaks.items():
-        at = published.line(number)["condition"].split(" at ")[1].removesuffix(" sd")
-        lines.append(paper_line(panel, MODELS[LARGEST], number, note="peak") | {"x": float(at)})
+    lines = fig3_published()
     levels = result("esr_detection", "levels")
     for level in sorted(set(levels["level"])):
         for subject in SUBJECTS:
@@ -99,21 +101,40 @@ def fig3() -> pd.DataFrame:
     return frame_of(lines, "x")
 
 
+def fig3_published() -> list[dict]:
+    """Lines of the three peaks."""
+    peaks = {"multi_attempt": "p0073", "improvement": "p0074", "esr": "p0075"}
+    lines = []
+    for panel, number in peaks.items():
+        at = published.line(number)["condition"].split(" at ")[1].removesuffix(" sd")
+        lines.append(paper_line(panel, MODELS[LARGEST], number, note="peak") | {"x": float(at)})
+    return lines
+
+
+SCORE_AND_RATES = ("first_score", "multi_attempt", "esr")
+META_ARMS = ("no meta-prompt", "self-monitoring")
+
+
 def fig4() -> pd.DataFrame:
     """First score, several attempts and ESR without a meta-prompt and with the self-monitoring one."""
-    arms, panels = ("no meta-prompt", "self-monitoring"), ("first_score", "multi_attempt", "esr")
-    lines = []
-    for model, who in MODELS.items():
-        without = dict(zip(panels[1:], MAIN_RATES[model][:2], strict=True))
-        if model == LARGEST:
-            without["first_score"] = "p0089"
-        for arm, numbers in zip(arms, (without, SELF_MONITOR.get(model, {})), strict=True):
-            lines += [_or_picture(panel, who, numbers.get(panel), arm=arm) for panel in panels]
-    for arm, kind in zip(arms, ("none", "self_monitor"), strict=True):
+    lines = fig4_published()
+    for arm, kind in zip(META_ARMS, ("none", "self_monitor"), strict=True):
         for subject in SUBJECTS:
             chosen = {"subject": subject, "level": 1.0, "kind": kind}
-            lines += our_lines("meta_prompting", "by_kind", chosen, panels=panels, arm=arm)
+            lines += our_lines("meta_prompting", "by_kind", chosen, panels=SCORE_AND_RATES, arm=arm)
     return frame_of(lines)
+
+
+def fig4_published() -> list[dict]:
+    """Lines of the five models, in both arms."""
+    lines = []
+    for model, who in MODELS.items():
+        without = dict(zip(RATES[::2], MAIN_RATES[model][:2], strict=True))
+        if model == LARGEST:
+            without["first_score"] = "p0089"
+        for arm, numbers in zip(META_ARMS, (without, SELF_MONITOR.get(model, {})), strict=True):
+            lines += [_or_picture(panel, who, numbers.get(panel), arm=arm) for panel in SCORE_AND_RATES]
+    return lines
 
 
 def _or_picture(panel: str, who: str, number: str | None, *, arm: str = "") -> dict:
@@ -134,9 +155,12 @@ ABLATION = {  # what was ablated -> numbers of its first score, several attempts
 }
 
 
+FIG5 = ("nothing", "26 detectors")
+
+
 def fig5() -> pd.DataFrame:
     """What ablating the detector latents does to first score, several attempts and ESR."""
-    return _ablation(("nothing", "26 detectors"), {"none": "nothing", "detectors": "detectors"})
+    return _ablation(FIG5, {"none": "nothing", "detectors": "detectors"})
 
 
 def fig19() -> pd.DataFrame:
@@ -147,10 +171,7 @@ def fig19() -> pd.DataFrame:
 
 def _ablation(arms: tuple[str, ...], ours: dict[str, str]) -> pd.DataFrame:
     """Published arms, then ours: names of them in ``by_arm`` -> as told."""
-    panels = ("first_score", "multi_attempt", "esr")
-    lines = []
-    for arm in arms:
-        lines += [paper_line(panel, arm, number) for panel, number in zip(panels, ABLATION[arm], strict=True)]
+    lines, panels = ablation_published(arms), SCORE_AND_RATES
     if not is_measured("ablation", "by_arm"):
         return frame_of([*lines, *(words(panel, "ours", NOT_YET, origin="ours") for panel in panels)])
     table = result("ablation", "by_arm")
@@ -162,6 +183,15 @@ def _ablation(arms: tuple[str, ...], ours: dict[str, str]) -> pd.DataFrame:
         known = {"value": row.value, "n_events": row.n_events, "n": row.n, "source": "ablation/by_arm.csv"}
         lines.append(line | known | ends | {"interval": "" if row.name == MANY else CLUSTERED})
     return frame_of(lines)
+
+
+def ablation_published(arms: tuple[str, ...]) -> list[dict]:
+    """Lines of arms of ``ABLATION``."""
+    return [
+        paper_line(panel, arm, number)
+        for arm in arms
+        for panel, number in zip(SCORE_AND_RATES, ABLATION[arm], strict=True)
+    ]
 
 
 def fig6() -> pd.DataFrame:

@@ -158,9 +158,9 @@ def claims() -> pd.DataFrame:
     """Claims of the paper, one line each, indexed by claim id; ``claims.answers`` looks up what the kit measured.
 
     Columns: section, claim (in our words), numbers (ids of published numbers, blanks between), rule (of those in
-    ``claims.RULES``), file (``run/table`` among committed results; empty: not measured yet), where (the line of it, as
-    ``column=value``, with ``;`` between and ``|`` between alternatives), against (of the line it is compared with, what
-    differs), bound (of rules that need one; a share or a score).
+    ``claims.RULES``), file (``run/table`` among committed results, or one of ``claim_tables.TABLES``; empty: not
+    measured yet), where (the line of it, as ``column=value``, with ``;`` between and ``|`` between alternatives),
+    against (of the line it is compared with, what differs), bound (of rules that need one; a share or a score).
     """
     table = _read("claims", "id section claim numbers rule file where against bound").set_index("id")
     bounds = pd.to_numeric(table["bound"])

@@ -32,7 +32,8 @@ SCALE = "standard"  # where pictures are written; what they show is the committe
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import claims, plots, published
+from esr_utils import authors_figures, claims, plots, published
+from esr_utils.authors import import_authors
 from esr_utils.config import DATA
 from esr_utils.plots.captions import CAPTIONS
 
@@ -150,9 +151,24 @@ pd.DataFrame([(numbers.loc[one, "quantity"], *map(published.cite, (one, other)))
 )
 
 # %% [markdown]
+# ## A result file of the authors' code
+# Whoever has run their code can draw its result files in the same figures: Fig 2 from the main experiment, 3 from a
+# sweep, 4 and 5 from the trials of two files together. What is read here is a small made-up file that shows the format.
+
+# %%
+example = import_authors(DATA / "published" / "authors_example.json")
+display(example.trials[["latent", "label", "question", "strength", "n_attempts", "first_score", "gain"]].head(4))
+display(Image(authors_figures.draw("fig2", example.trials, scale="quick"), width=760))
+
+# %% [markdown]
+# Such trials are called the authors' and never ours. A file of 1,000 latents takes seconds; `scale="quick"` writes the
+# picture where git does not look.
+
+# %% [markdown]
 # ## Claim by claim
-# What is ours is read from result files, and the verdict follows from its interval by the claim's rule. It says
-# whether the same holds here, with another model, judge and questions; not whether the paper is right.
+# What is ours is read from result files, and the verdict follows from its interval by the claim's rule: of the
+# difference trial by trial where the same trials were made in both arms. It says whether the same holds here, with
+# another model, judge and questions; not whether the paper is right.
 
 # %%
 table = claims.answers()
@@ -163,7 +179,8 @@ table.assign(verdict=table["verdict"].str.split(r"[:,] ", regex=True).str[0])["v
 
 # %% [markdown]
 # ## Paper and ours
-# All figures with their questions stand on one page, `figures/index.html`, which `make figures` writes.
+# All figures with their questions stand on one page, `figures/index.html`, which `make figures` writes, with each
+# figure as svg and pdf and a few as interactive pages.
 
 # %%
 pd.DataFrame([(name, *words) for name, words in CAPTIONS.items() if name in plots.PAPER]).rename(

@@ -1,6 +1,6 @@
 """Figures: one function each, a frame in, a figure out; ``draw_result`` and ``draw_paper`` draw from result files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from esr_utils import paper_controls as control_frames
 from esr_utils import paper_frames as frames
+from esr_utils import paper_later as later
 from esr_utils.config import results_dir
 from esr_utils.plots import (
     ablation,
@@ -80,12 +81,12 @@ PAPER: dict[str, tuple[Callable[[pd.DataFrame], Figure], Callable[[], pd.DataFra
     "paper_table1": (paper_controls.table1, control_frames.table1),
     "paper_table2": (paper_controls.table2, control_frames.table2),
     "paper_table3": (paper_controls.table3, control_frames.table3),
-    "paper_prefill": (paper_controls.prefill, control_frames.prefill),
-    "paper_matched_prefix": (paper_controls.matched_prefix, control_frames.matched_prefix),
-    "paper_other_vectors": (paper_controls.other_vectors, control_frames.other_vectors),
-    "paper_held_out": (paper_controls.held_out, control_frames.held_out),
+    "paper_prefill": (paper_controls.prefill, later.prefill),
+    "paper_matched_prefix": (paper_controls.matched_prefix, later.matched_prefix),
+    "paper_other_vectors": (paper_controls.other_vectors, later.other_vectors),
+    "paper_held_out": (paper_controls.held_out, later.held_out),
     "paper_whole_response": (paper_controls.whole_response, control_frames.whole_response),
-    "paper_versions": (paper_controls.versions, control_frames.versions),
+    "paper_versions": (paper_controls.versions, later.versions),
 }
 
 
@@ -94,18 +95,18 @@ def committed_folder(name: str) -> Path:
     return results_dir(*RUNS[name.split("_")[0]], "standard")
 
 
-def draw_result(name: str, folder: Path, *, scale: str) -> Path:
+def draw_result(name: str, folder: Path, *, scale: str, formats: Sequence[str] = ("png",)) -> Path:
     """Draw one figure from the result files it needs; its csv is the first of them.
 
     Raises: what ``result_tables.read_table`` raises.
     """
     draw, needed = RESULTS[name]
     frames_read = [read_table(folder, file) for file in needed]
-    return save_figure(draw(*frames_read), frames_read[0], name, scale=scale)
+    return save_figure(draw(*frames_read), frames_read[0], name, scale=scale, formats=formats)
 
 
-def draw_paper(name: str, *, scale: str = "standard") -> Path:
+def draw_paper(name: str, *, scale: str = "standard", formats: Sequence[str] = ("png",)) -> Path:
     """Draw one figure of the paper, published numbers beside the committed results; its csv is what is drawn."""
     draw, make = PAPER[name]
     frame = make()
-    return save_figure(draw(frame), frame, name, scale=scale)
+    return save_figure(draw(frame), frame, name, scale=scale, formats=formats)

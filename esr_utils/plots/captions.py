@@ -22,7 +22,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_fig5": (
         "Fig 5: does ablating the detector latents lower restarts?",
-        "Published scores and rates of one model; ours: the corrector, once notebook 04 has been run.",
+        "Published scores and rates of one model; ours: the corrector of notebook 04.",
     ),
     "paper_fig6": (
         "Fig 6: does the share of self-corrections in fine-tuning matter?",
@@ -50,12 +50,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "paper_fig19": (
         "Fig 19: is ablating random latents any different?",
         "Published scores and rates without ablation, of the detectors and of three random sets pooled; ours: the "
-        "corrector with matched sets, once notebook 04 has been run.",
+        "corrector with matched sets, of notebook 04.",
     ),
     "paper_fig20_21": (
         "Figs 20 and 21: are the detectors active before a correction?",
-        "Three published means and two ratios; Fig 20 is a curve without numbers. Ours: the corrector, once notebook "
-        "03 has been run.",
+        "Three published means and two ratios; Fig 20 is a curve without numbers. Ours: the corrector of notebook 03.",
     ),
     "paper_table1": (
         "Table 1: where are the models steered?",
@@ -71,19 +70,21 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_prefill": (
         "Rebuttal: does an unsteered model restart too, when it reads a derailed beginning?",
-        "Published rates by length of the beginning; ours: the corrector, once it has been measured.",
+        "Published rates by length of the beginning; ours: the corrector of notebook 04.",
     ),
     "paper_matched_prefix": (
         "Version 2: does the model's own correction help more than other on-topic text?",
-        "Published numbers at second hand; ours: the corrector, once it has been measured.",
+        "Published numbers at second hand; ours: the corrector of notebook 04.",
     ),
     "paper_other_vectors": (
         "Rebuttal: does ESR need latents of an SAE?",
-        "Published ESR under contrastive vectors, beside latents; ours are not measured yet.",
+        "Published ESR under contrastive vectors, beside latents; ours: the corrector under directions of topics and "
+        "under latents, of notebook 04.",
     ),
     "paper_held_out": (
         "Rebuttal: does the ablation hold on other prompts, and does the sign of d matter?",
-        "Published rates by what was ablated; ours are not measured yet.",
+        "Published rates by what was ablated; ours: the corrector of notebook 04. It has no "
+        "detectors of negative d: the rule keeps none.",
     ),
     "paper_whole_response": (
         "Rebuttal: what does a judge of whole responses see?",
@@ -91,7 +92,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_versions": (
         "How large was the effect of the ablation, version by version?",
-        "Relative reductions as published and as told before; ours are not measured yet.",
+        "Relative reductions as published and as told before; ours: the corrector of notebook 04.",
     ),
     "steering_resid_norms": ("How large is the residual stream?", "Medians over tokens, by layer."),
     "steering_sweep": ("What does rising strength do to one latent's answers?", "Every response, with the mean."),

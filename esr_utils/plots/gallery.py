@@ -1,5 +1,10 @@
-"""``figures/index.html``: every figure with its question and its numbers, as one static page."""
+"""``figures/index.html``: every figure with its question and its numbers, as one static page.
 
+The page is kept by git and must say the same everywhere, while svg, pdf and interactive pages are there only where
+figures were drawn. So links to them come from a script beside them, which the page asks for and can do without.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -30,6 +35,24 @@ INTRODUCTION = (
     "independent. Ours are filled, with intervals that allow for shared latents and questions. Models, judges and "
     "questions differ between the two."
 )
+FURTHER = (
+    "<code>make figures</code> also writes each picture as svg and pdf beside its png, and a few of them as "
+    "interactive pages that tell the numbers under the pointer. Git does not keep these; where they are there, each "
+    "caption links its own."
+)
+INTERACTIVE = "interactive"  # folder beside the page
+LINKS = f"{INTERACTIVE}/links.js"
+SCRIPT = """
+for (const [name, files] of Object.entries(links)) {
+  const caption = document.querySelector(`#${name} figcaption`);
+  for (const [word, file] of caption ? files : []) {
+    const link = document.createElement("a");
+    link.href = file;
+    link.textContent = word;
+    caption.append(" ", link);
+  }
+}
+""".lstrip()
 COLUMNS = {
     "section": "section",
     "claim": "claim",
@@ -42,7 +65,7 @@ COLUMNS = {
 
 def page(parts: Mapping[str, Sequence[str]], folder: Path, claims: pd.DataFrame | None) -> str:
     """The page: headings with the names of their figures; those missing in ``folder`` are said to be missing."""
-    body = [f"<h1>Figures</h1>\n<p>{INTRODUCTION}</p>"]
+    body = [f"<h1>Figures</h1>\n<p>{INTRODUCTION}</p>\n<p>{FURTHER}</p>"]
     for heading, names in parts.items():
         body.append(f"<h2>{escape(heading)}</h2>")
         body += [_figure(name, folder) for name in names]
@@ -51,8 +74,19 @@ def page(parts: Mapping[str, Sequence[str]], folder: Path, claims: pd.DataFrame 
     )
     if claims is not None:
         body.append(f"<h2>Claims</h2>\n{_claims(claims)}")
+    body.append(f'<script src="{LINKS}"></script>')
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n<title>Figures</title>'
     return f'<!doctype html>\n<html lang="en">\n{head}\n<style>\n{STYLE}\n</style>\n' + "\n".join(body) + "\n</html>\n"
+
+
+def links_script(names: Sequence[str], folder: Path) -> str:
+    """A script that adds to the captions of the page what else there is of each figure in ``folder``."""
+    kinds = {"svg": "{}.svg", "pdf": "{}.pdf", "interactive": f"{INTERACTIVE}/{{}}.html"}
+    links = {}
+    for name in names:
+        files = [(word, path.format(name)) for word, path in kinds.items()]
+        links[name] = [(word, path) for word, path in files if (folder / path).is_file()]
+    return f"const links = {json.dumps(links, indent=1)};\n{SCRIPT}"
 
 
 def _figure(name: str, folder: Path) -> str:
@@ -61,7 +95,7 @@ def _figure(name: str, folder: Path) -> str:
         return f"<h3>{question}</h3>\n<p>{name} could not be drawn; run <code>make figures</code> to see why.</p>"
     image = f'<img src="{name}.png" alt="{question}" loading="lazy">'
     caption = f'<figcaption>{shows} <a href="{name}.csv">{name}.csv</a></figcaption>'
-    return f'<h3>{question}</h3>\n<figure>\n<a href="{name}.png">{image}</a>\n{caption}\n</figure>'
+    return f'<h3>{question}</h3>\n<figure id="{name}">\n<a href="{name}.png">{image}</a>\n{caption}\n</figure>'
 
 
 def _claims(claims: pd.DataFrame) -> str:

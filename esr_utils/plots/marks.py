@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from esr_utils.beside import ONE_OF_MANY
+from esr_utils.beside import AUTHORS, ONE_OF_MANY
 from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE
 
 GREEN = "#009e73"
@@ -49,8 +49,13 @@ def forest(frame: pd.DataFrame, panels: Mapping[str, str], *, row_inches: float 
         axis.set_yticks(range(len(names)), names, fontsize=7.5)
         axis.set_ylim(len(names) - 0.5, -0.5)
     arm_key(figure, arms)
-    finish(figure, key)
+    finish(figure, key_of(frame, key))
     return figure
+
+
+def key_of(frame: pd.DataFrame, key: str) -> str:
+    """The key, with the right name for what is drawn beside the published numbers."""
+    return key.replace("ours", AUTHORS) if (frame["origin"] == AUTHORS).any() else key
 
 
 def colours_of(frame: pd.DataFrame) -> dict[str, str]:
@@ -64,9 +69,13 @@ def rows(axis: Axes, part: pd.DataFrame, who: Sequence[str], arms: Mapping[str, 
     for i, (arm, colour) in enumerate(arms.items()):
         for line in part[part["arm"] == arm].itertuples():
             y = who.index(line.who) + 0.62 * ((i + 0.5) / len(arms) - 0.5)
-            point(axis, line, y, colour if len(arms) > 1 or line.origin == "paper" else BLUE, factor=factor)
+            alone = {"paper": colour, AUTHORS: GREEN}.get(line.origin, BLUE)
+            point(axis, line, y, colour if len(arms) > 1 else alone, factor=factor)
     highest = np.nanmax([0, *(factor * part[["value", "ci_high"]].max())])
-    axis.set_xlim(-0.03 * highest, 1.08 * highest or 1)
+    lowest = np.nanmin([0, *(factor * part[["value", "ci_low"]].min())])
+    axis.set_xlim(1.08 * lowest - 0.03 * highest, 1.08 * highest or 1)
+    if lowest < 0:
+        axis.axvline(0, color=GREY, lw=0.6, ls="--")
     axis.tick_params(axis="x", labelsize=7)
     axis.tick_params(axis="y", length=0)
 

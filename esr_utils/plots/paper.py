@@ -5,12 +5,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from esr_utils.plots.marks import KEY, SMALL, TITLES, finish, forest
+from esr_utils.beside import AUTHORS
+from esr_utils.plots.marks import GREEN, KEY, SMALL, TITLES, finish, forest, key_of
 from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE
 
 COLOURS = {"ours, base": BLUE, "ours, corrector": ORANGE, "ours, fine-tuned": BLUE}
 LINES = {"ours, base": "--", "ours, corrector": "-"}
 FEW = 10  # trials below which a point says its own number
+SDS = "sd from the mean strength"
 RATES = ("multi_attempt", "improvement", "esr")
 
 
@@ -43,15 +45,18 @@ def steps(axis: Axes, part: pd.DataFrame, *, width: float) -> None:
 def fig3(frame: pd.DataFrame) -> Figure:
     """Rates along the strength: above, the three peaks that the paper tells of its curves; below, ours by level."""
     figure, axes = plt.subplots(2, 3, figsize=(2 * COLUMN_INCHES, 3.9))
+    origin = frame.loc[frame["origin"] != "paper", "origin"].iloc[0]
+    xlabel = SDS if origin == AUTHORS else "level (share of the latent's strength)"
     for column, panel in zip(axes.T, RATES, strict=True):
         part = frame[frame["panel"] == panel]
         _peak(column[0], part[part["origin"] == "paper"].iloc[0])
-        along(column[1], part[part["origin"] == "ours"], xlabel="level (share of the latent's strength)")
+        along(column[1], part[part["origin"] == origin], xlabel=xlabel)
         column[0].set_title(TITLES[panel], fontsize=8)
     axes[0][0].set_ylabel("Llama 70B", fontsize=8)
-    axes[1][0].set_ylabel("ours", fontsize=8)
+    axes[1][0].set_ylabel(origin, fontsize=8)
     axes[1][0].legend(fontsize=SMALL, loc="upper left")
-    finish(figure, f"above: of the paper's curves only the peaks are told\n{KEY}", w_pad=1.2)
+    key = f"above: of the paper's curves only the peaks are told\n{KEY}"
+    finish(figure, key_of(frame, key), w_pad=1.2)
     return figure
 
 
@@ -64,7 +69,7 @@ def _peak(axis: Axes, line: pd.Series) -> None:
     axis.axvline(0, color=GREY, lw=0.6, ls="--")
     top = 100 * (line["value"] if pd.isna(line["ci_high"]) else line["ci_high"])
     axis.set(xlim=(-3.2, 3.2), ylim=(0, 1.2 * top))
-    axis.set_xlabel("sd from the mean strength", fontsize=7.5)
+    axis.set_xlabel(SDS, fontsize=7.5)
     axis.tick_params(labelsize=7)
 
 
@@ -72,7 +77,7 @@ def along(axis: Axes, part: pd.DataFrame, *, xlabel: str) -> None:
     """Lines with bands along x, one a ``who``; published ones open and dotted."""
     for who, mine in part.dropna(subset=["value"]).groupby("who", sort=False):
         is_paper = mine["origin"].iloc[0] == "paper"
-        colour = GREY if is_paper else COLOURS[who]
+        colour = GREY if is_paper else COLOURS.get(who, GREEN)
         low, high = 100 * mine["ci_low"], 100 * mine["ci_high"]
         axis.fill_between(mine["x"], low, high, color=colour, alpha=0.15, lw=0)
         look = {"ls": ":" if is_paper else "-", "color": colour, "mfc": "white" if is_paper else colour}

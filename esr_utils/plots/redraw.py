@@ -11,8 +11,9 @@ from matplotlib import pyplot as plt
 from esr_utils.claims import answers
 from esr_utils.config import figures_dir
 from esr_utils.journal import JournalError
-from esr_utils.plots import PAPER, RESULTS, committed_folder, draw_paper, draw_result, gallery, use_style
-from esr_utils.result_tables import told
+from esr_utils.plots import PAPER, RESULTS, committed_folder, draw_paper, draw_result, gallery, interactive, use_style
+from esr_utils.plots.style import FORMATS
+from esr_utils.result_tables import read_table, told
 
 SCALE = "standard"
 PARTS = {
@@ -21,12 +22,21 @@ PARTS = {
 }
 
 
-def jobs() -> Iterator[tuple[str, Callable[[], Path]]]:
-    """Name of every figure, and a call that draws it."""
+def jobs() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Name of every figure, and a call that draws it in every format."""
     for name in RESULTS:
-        yield name, partial(draw_result, name, committed_folder(name), scale=SCALE)
+        yield name, partial(_draw_own, name)
     for name in PAPER:
-        yield name, partial(draw_paper, name, scale=SCALE)
+        yield name, partial(draw_paper, name, scale=SCALE, formats=FORMATS)
+
+
+def _draw_own(name: str) -> None:
+    """One of the kit's own figures and, where it has one, its interactive twin."""
+    folder = committed_folder(name)
+    draw_result(name, folder, scale=SCALE, formats=FORMATS)
+    if name in interactive.TWINS:
+        table = read_table(folder, RESULTS[name][1][0])
+        interactive.write(name, table, figures_dir(SCALE) / gallery.INTERACTIVE)
 
 
 def redraw() -> list[str]:
@@ -37,7 +47,7 @@ def redraw() -> list[str]:
     use_style()
     folder = figures_dir(SCALE)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / gallery.INTERACTIVE).mkdir(parents=True, exist_ok=True)
         (folder / "index.html").touch()
     except OSError as error:
         return [f"no figure can be written into {told(folder)}: {error.strerror}; make it a folder you may write to."]
@@ -67,6 +77,8 @@ def _write_page(folder: Path, *, has_claims: bool) -> None:
     """The page that shows what is in the folder, with the table of claims if it could be made this time."""
     claims = pd.read_csv(folder / "paper_claims.csv", dtype=str, keep_default_na=False) if has_claims else None
     (folder / "index.html").write_text(gallery.page(PARTS, folder, claims), encoding="utf-8")
+    script = gallery.links_script([name for names in PARTS.values() for name in names], folder)
+    (folder / gallery.LINKS).write_text(script, encoding="utf-8")
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """How every figure looks, and how it is kept: a picture with its csv."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,9 @@ QUANTITY_NAMES = {
     "minimum_gain_esr": "ESR, gain of 20 or more",
     "recovery": "whole response recovers",
 }
+# format -> what its file must not say, so that the same figure is the same bytes
+METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+FORMATS = tuple(METADATA)
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#767676"  # told apart by colour-blind readers too
 
 
@@ -23,16 +27,35 @@ def use_style() -> None:
     """White ground, thin lines, text that can be read at column width."""
     sns.set_theme(context="paper", style="ticks", palette=[BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9"])
     plt.rcParams.update(
-        {"figure.dpi": 110, "savefig.dpi": 220, "axes.titlesize": 9, "axes.labelsize": 9, "legend.frameon": False}
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 220,
+            "axes.titlesize": 9,
+            "axes.labelsize": 9,
+            "legend.frameon": False,
+            "svg.hashsalt": "esr",  # names within the file are otherwise drawn at random
+            "svg.fonttype": "path",  # letters look alike where the font is missing,
+            "pdf.fonttype": 42,  # and in a pdf the font comes with it
+        }
     )
 
 
-def save_figure(figure: Figure, data: pd.DataFrame, name: str, *, scale: str = "standard") -> Path:
-    """Write ``<name>.png`` and ``<name>.csv`` (the numbers that were drawn); returns the picture's path."""
+def save_figure(
+    figure: Figure,
+    data: pd.DataFrame,
+    name: str,
+    *,
+    scale: str = "standard",
+    formats: Sequence[str] = ("png",),
+) -> Path:
+    """Write ``<name>.png`` and ``<name>.csv`` (the numbers that were drawn); returns the picture's path.
+
+    ``formats``: of ``FORMATS``, with ``png``; svg and pdf stand beside it and are ignored by git.
+    """
     folder = figures_dir(scale)
     folder.mkdir(parents=True, exist_ok=True)
     data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    path = folder / f"{name}.png"
-    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
+    for kind in formats:
+        figure.savefig(folder / f"{name}.{kind}", bbox_inches="tight", metadata=METADATA[kind])
     plt.close(figure)  # a notebook would draw it a second time
-    return path
+    return folder / f"{name}.png"

@@ -1,5 +1,6 @@
 """The paper's figures: whole, honest about what was not published, the same every time, clear when a file is bad."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,14 +15,16 @@ import pytest
 from esr_utils import config, plots, published, result_tables
 from esr_utils.beside import NAIVE, NOT_YET, PICTURE
 from esr_utils.config import figures_dir
-from esr_utils.plots import captions, redraw, style
+from esr_utils.plots import captions, gallery, interactive, redraw, style
 from esr_utils.result_tables import COLUMNS
 
 FRAMES = {name: make() for name, (_, make) in plots.PAPER.items() if name not in ("paper_table2", "paper_table3")}
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Every file by its path, but plotly's own script."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "plotly.min.js"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def draw_into(folder, monkeypatch) -> list[str]:
@@ -41,8 +44,10 @@ def results(tmp_path, monkeypatch):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two figures of each kind, so that a test of bad files is quick."""
-    monkeypatch.setattr(redraw, "RESULTS", dict.fromkeys(("detection_rates", "detection_levels", "meta_kinds")))
+    """A few figures of each kind, in one format, so that a test of bad files is quick."""
+    monkeypatch.setattr(redraw, "FORMATS", ("png",))
+    own = ("detection_rates", "detection_levels", "meta_kinds")
+    monkeypatch.setattr(redraw, "RESULTS", {name: plots.RESULTS[name] for name in own})
     monkeypatch.setattr(redraw, "PAPER", dict.fromkeys(("paper_fig3", "paper_fig5", "paper_table1")))
 
 
@@ -55,19 +60,33 @@ def unmeasured() -> set[str]:
 
 def test_everything_drawn_twice_is_the_same_bytes(tmp_path, monkeypatch):
     told = draw_into(tmp_path / "one", monkeypatch)
+    monkeypatch.setattr(redraw, "FORMATS", ("png",))  # other formats twice: see test_plots
     assert draw_into(tmp_path / "two", monkeypatch) == told
     left_out = unmeasured()
     assert {name for fault in told for name in fault.rstrip(".").split("Not drawn: ")[1].split(", ")} == left_out
-    one = files(tmp_path / "one")
-    assert one == files(tmp_path / "two")
-    named = {f"{name}.{kind}" for name in (*plots.RESULTS, *plots.PAPER) for kind in ("png", "csv")}
-    named -= {f"{name}.{kind}" for name in left_out for kind in ("png", "csv")}
-    assert set(one) == named | {"index.html", "paper_claims.csv"}
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert {name: one[name] for name in two if name != gallery.LINKS} == {
+        name: content for name, content in two.items() if name != gallery.LINKS
+    }
+    drawn = {*plots.RESULTS, *plots.PAPER} - left_out
+    named = {f"{name}.{kind}" for name in drawn for kind in (*style.FORMATS, "csv")}
+    named |= {f"interactive/{name}.html" for name in drawn & set(interactive.TWINS)}
+    assert set(one) == named | {"index.html", "paper_claims.csv", gallery.LINKS}
+    check_links(one[gallery.LINKS].decode(), tmp_path / "one")
     assert plt.get_fignums() == []
     committed = files(figures_dir("standard"))
     for name in one:
-        if not name.endswith(".png"):  # letters are drawn otherwise by other versions of the libraries
+        if name.endswith(("csv", "index.html")):  # others are not kept, or drawn otherwise by other library versions
             assert committed[name] == one[name], f"{name} is not what make figures writes"
+
+
+def check_links(script: str, folder):
+    """The script names every further file of every figure, and none that is not there."""
+    links = json.loads(script.removeprefix("const links = ").split(";\nfor (")[0])
+    named = {path for files in links.values() for _, path in files}
+    further = [*folder.glob("*.svg"), *folder.glob("*.pdf"), *folder.glob("interactive/*.html")]
+    assert named == {str(path.relative_to(folder)) for path in further}
+    assert set(links) == {*plots.RESULTS, *plots.PAPER}
 
 
 @pytest.mark.parametrize("name", plots.PAPER)
@@ -101,11 +120,16 @@ def test_a_published_interval_is_marked_as_naive(name):
 def test_a_curve_without_numbers_is_told_in_words():
     assert "curves only" in FRAMES["paper_fig6"].query("panel == 'esr' and origin == 'paper'")["note"].iloc[0]
     assert (FRAMES["paper_fig2"].query("panel == 'improvement'")["note"] == PICTURE).sum() == 4
-    for name in ("paper_held_out", "paper_other_vectors", "paper_versions"):
-        ours = FRAMES[name].query("origin == 'ours'")
-        assert len(ours)
-        assert ours["value"].isna().all()
-        assert (ours["note"] == NOT_YET).all()
+
+
+@pytest.mark.parametrize("name", ["paper_held_out", "paper_other_vectors", "paper_versions", "paper_fig19"])
+def test_what_was_not_measured_is_told_in_words(name, results):
+    for run in ("ablation", "topic_directions"):
+        shutil.rmtree(results.parent / "smollm2-135m-corrector" / run, ignore_errors=True)
+    ours = plots.PAPER[name][1]().query("origin == 'ours'")
+    assert len(ours)
+    assert ours["value"].isna().all()
+    assert (ours["note"] == NOT_YET).all()
 
 
 def test_every_point_of_ours_has_its_denominator():
@@ -179,6 +203,55 @@ def test_our_beginnings_are_drawn_as_soon_as_they_are_measured(results):
         plt.close(draw(make()))
 
 
+def test_our_held_out_questions_are_drawn_as_soon_as_they_are_measured(results):
+    folder = results.parent / "smollm2-135m-corrector" / "ablation"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"n_pairs": 200, "rate_first": 0.2, "difference": -0.05, "ci_low": -0.09, "ci_high": -0.01}
+    lines = [
+        {"name": name, "condition": name, "quantity": quantity, "rate_second": rate, **known}
+        for name, rate in {"detectors": 0.15, "backtracking": 0.1}.items()
+        for quantity in ("multi_attempt", "esr", "minimum_gain_esr")
+    ]
+    for name in ("contrasts", "held_out_contrasts"):
+        pd.DataFrame(lines).to_csv(folder / f"{name}.csv", index=False)
+    draw, make = plots.PAPER["paper_held_out"]
+    ours = make().query("origin == 'ours'").set_index(["panel", "who"])
+    assert ours.loc["esr", "value"].to_dict() == {
+        "ours: nothing": 0.2,
+        "ours: detectors": 0.15,
+        "ours: backtracking": 0.1,
+    }
+    assert ours.loc["multi_attempt", "n_events"].to_list() == [40, 30, 20]
+    change = ours.loc[("change", "ours: detectors")]
+    assert change[["value", "ci_low", "ci_high", "n"]].to_list() == [-0.05, -0.09, -0.01, 200]
+    figure = draw(make())
+    assert figure.axes[2].get_xlim()[0] < -9  # below the lowest end, in per cent
+    plt.close(figure)
+    draw, make = plots.PAPER["paper_versions"]
+    ours = make().query("origin == 'ours'")
+    assert ours[["value", "ci_low", "ci_high"]].to_numpy() == pytest.approx(np.tile([0.25, 0.05, 0.45], (4, 1)))
+    plt.close(draw(make()))
+
+
+def test_our_topics_are_drawn_as_soon_as_they_are_measured(results):
+    folder = results.parent / "smollm2-135m-corrector" / "topic_directions"
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"condition": "steered", "quantity": "esr", "ci_low": 0.0, "ci_high": 0.2, "n_events": 9, "n": 90}
+    rates = [known | {"directions": name, "rate": rate} for name, rate in {"topics": 0.1, "SAE latents": 0.15}.items()]
+    pd.DataFrame(rates).to_csv(folder / "rates.csv", index=False)
+    calibrated = pd.DataFrame({"label": ["a", "b", "c"], "strength": [60, 70, 80], "multiplier": [2.0, 0.5, 1.0]})
+    calibrated.to_csv(folder / "calibrated.csv", index=False)
+    draw, make = plots.PAPER["paper_other_vectors"]
+    ours = make().query("origin == 'ours'")
+    assert ours.set_index("who")["value"].to_dict() == {
+        "ours: SAE latents": 0.15,
+        "ours: directions of topics": 0.1,
+        "ours: lowest of 3": 0.5,
+        "ours: highest of 3": 2.0,
+    }
+    plt.close(draw(make()))
+
+
 class Links(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -198,7 +271,8 @@ def test_the_page_links_what_is_there_and_nothing_else():
     text = (folder / "index.html").read_text()
     parser.feed(text)
     assert parser.open == []
-    assert {link for link in parser.found if not (folder / link).is_file()} == set()
+    assert parser.found.count(gallery.LINKS) == 1  # git does not keep it; the page can do without
+    assert {link for link in parser.found if not (folder / link).is_file()} <= {gallery.LINKS}
     assert {path.name for path in folder.glob("*.csv")} <= set(parser.found)
     assert "prefers-color-scheme: dark" in text
     assert set(re.findall(r"(\w+) could not be drawn", text)) == unmeasured()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from esr_utils import published
+from esr_utils.claim_tables import TABLES
 from esr_utils.claims import PAIRED, RULES, SINGLE, places
 from esr_utils.config import DATA
 from esr_utils.result_tables import COLUMNS
@@ -155,9 +156,9 @@ def test_every_claim_has_numbers_a_rule_and_a_place():
         assert set(numbers) <= set(published.published().index), claim.Index
         assert bool(claim.file) == bool(claim.where), claim.Index
         if claim.file:
-            assert claim.file in COLUMNS, claim.Index
+            assert claim.file in {*COLUMNS, *TABLES}, claim.Index
             assert claim.against or claim.rule in {*SINGLE, *PAIRED}, claim.Index
-            assert (claim.rule in ("below", "above", "holds")) == (claim.bound == claim.bound), claim.Index
+            assert (claim.rule in ("below", "above", "holds", "about")) == (claim.bound == claim.bound), claim.Index
 
 
 def test_every_headline_number_belongs_to_a_claim():
