@@ -52,6 +52,7 @@ class Explorer:
     def __init__(self, state: State, *, pairs: Sequence[str], load: Callable[[str], Subject] = load_subject):
         self.pairs, self._load = tuple(pairs), load
         self._subjects: dict[str, Subject] = {}
+        self._loading = threading.Lock()
         self.state = self.check(state)
 
     def check(self, state: State) -> State:
@@ -61,9 +62,15 @@ class Explorer:
         return state
 
     def subject(self, pair: str) -> Subject:
-        if pair not in self._subjects:
-            self._subjects[pair] = self._load(pair)
-        return self._subjects[pair]
+        """The subject called ``pair``, loaded once."""
+        with self._loading:
+            if pair not in self._subjects:
+                self._subjects[pair] = self._load(pair)
+            return self._subjects[pair]
+
+    def arms(self, state: State) -> list[str]:
+        """Names of the answers that ``run`` would give, in order."""
+        return list(self._rows(self.subject(self.check(state).pair), state))
 
     def run(
         self, state: State | None = None, *, on_piece: OnPiece | None = None, stop: threading.Event | None = None

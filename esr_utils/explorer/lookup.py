@@ -1,6 +1,5 @@
 """Finding latents and telling what one of them is: search by label or by text, filters, and the card of a latent."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +144,7 @@ def _nearest(subject: Subject, latent: int) -> tuple[tuple[int, float, str], ...
     )
 
 
-def options(found: pd.DataFrame, *, n: int) -> Sequence[tuple[str, int]]:
+def options(found: pd.DataFrame, *, n: int) -> list[tuple[str, int]]:
     """The first ``n`` latents as lines of a list: what is shown, and the latent."""
     told = found.get("activation")
     return [

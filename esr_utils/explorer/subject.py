@@ -47,6 +47,10 @@ class Subject:
     def name(self) -> str:
         return self.engine.pair.name
 
+    def has(self, latent: int) -> bool:
+        """Whether its SAE has this latent."""
+        return 0 <= latent < self.engine.pair.sae.d_sae
+
     def label(self, latent: int) -> str:
         """The label, or words that say that there is none."""
         self.engine.pair.sae.check_latent(latent)
