@@ -30,7 +30,7 @@ class Settings:
         self.prompt = w.Textarea(description="prompt", rows=2, layout=WIDE, style=LABELLED)
         self.meta_prompt = w.Dropdown(description="suffix", options=KINDS, layout=HALF, style=LABELLED)
         self.wording = w.BoundedIntText(description="wording", min=0, max=99, layout=HALF, style=LABELLED)
-        self.seed = w.BoundedIntText(description="seed", min=0, max=2**31, layout=HALF, style=LABELLED)
+        self.seed = w.BoundedIntText(description="seed", min=0, max=2**53, layout=HALF, style=LABELLED)
         self.temperature = w.BoundedFloatText(
             description="temperature", min=0, max=10, step=0.1, layout=HALF, style=LABELLED
         )

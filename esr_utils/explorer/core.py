@@ -41,6 +41,10 @@ class Found:
     n_tries: int
     state: State | None = None
 
+    def told(self) -> dict[str, int | None]:
+        """As a line of a table."""
+        return {"n_tries": self.n_tries, "seed": self.state.seed if self.state else None}
+
 
 class Explorer:
     """Runs states of one or several subjects; each subject is loaded when it is first asked for.

@@ -151,7 +151,7 @@ class Panel {
       const box = svg.getBoundingClientRect();
       this.pointAt(Math.floor(((event.clientX - box.left) / box.width) * length));
     });
-    const label = make("div", { class: "esr-lane-name" }, make("span", {}, name), make("span", {}, `to ${told(most)}`));
+    const label = make("div", { class: "esr-lane-name" }, make("span", {}, name), make("span", {}, `${isSigned ? "±" : "to "}${told(most)}`));
     label.style.setProperty("--esr-line", colourOf(name, position));
     return make("div", { class: "esr-lane" }, label, svg);
   }

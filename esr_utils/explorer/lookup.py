@@ -47,6 +47,16 @@ class Card:
     calibrated: float | None
     relative: float | None
 
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Contexts, logits and neighbours as frames, by name."""
+        contexts = [(max(c["acts"]), "".join(c["tokens"])) for c in self.contexts]
+        logits = [(*top, *bottom) for top, bottom in zip(self.top_logits, self.bottom_logits, strict=True)]
+        return {
+            "contexts": pd.DataFrame(contexts, columns=["activation", "context"]),
+            "logits": pd.DataFrame(logits, columns=["top", "logit", "bottom", "bottom_logit"]),
+            "nearest": pd.DataFrame(self.nearest, columns=["latent", "cosine", "label"]),
+        }
+
 
 def by_label(
     labels: pd.DataFrame,

@@ -88,6 +88,14 @@ class Shown:
         ]
         return pd.concat(parts, ignore_index=True)
 
+    def table(self) -> pd.DataFrame:
+        """One line an answer: arm, n_tokens, n_attempts, scores (in order, as text), note, text."""
+        lines = [
+            (a.arm, len(a.pieces), len(a.attempts), " → ".join(f"{s:g}" for s in a.scores), a.note, a.text)
+            for a in self.answers
+        ]
+        return pd.DataFrame(lines, columns=["arm", "n_tokens", "n_attempts", "scores", "note", "text"])
+
 
 class Speller:
     """The text that each further token adds. Special tokens and half characters add nothing until they can be read."""

@@ -100,8 +100,12 @@ class State:
         return json.dumps({"version": VERSION, **asdict(self)}, ensure_ascii=False, indent=1)
 
     def to_string(self) -> str:
-        """A string of one line without spaces: version, pair, and everything else packed."""
-        packed = zlib.compress(json.dumps(asdict(self), ensure_ascii=False).encode(), 9)
+        """A string of one line without spaces: version, pair, and everything that is not as by default, packed.
+
+        Other defaults need another version.
+        """
+        plain = _unusual(self) | {"picks": [_unusual(pick) for pick in self.picks]}
+        packed = zlib.compress(json.dumps(plain, ensure_ascii=False, separators=(",", ":")).encode(), 9)
         return f"{PREFIX}{VERSION}.{self.pair}.{base64.urlsafe_b64encode(packed).decode().rstrip('=')}"
 
     @classmethod
@@ -147,6 +151,11 @@ class State:
             raise StateError("picks is not a list of latents with their strengths")
         made = tuple(Pick(**_typed(Pick, pick, needed=("latent",))) for pick in picks)
         return cls(**_typed(cls, found, needed=("pair", "prompt")), picks=made)
+
+
+def _unusual(record: "State | Pick") -> dict:
+    """The fields that are not as by default."""
+    return {f.name: getattr(record, f.name) for f in fields(record) if getattr(record, f.name) != f.default}
 
 
 def _unpacked(packed: str) -> dict:

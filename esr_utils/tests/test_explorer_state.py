@@ -30,6 +30,12 @@ def test_a_string_gives_back_the_state():
     assert State.from_string(f"  {text}\n", pairs=PAIRS) == STATE
 
 
+def test_a_string_is_short():
+    state = State(pair="smollm2-135m", prompt="How do you boil an egg?", picks=(Pick(latent=23, strength=70.39),))
+    assert len(state.to_string()) < 200
+    assert State.from_string(state.to_string(), pairs=PAIRS) == state
+
+
 def test_json_gives_back_the_state():
     assert State.from_json(STATE.to_json(), pairs=PAIRS) == STATE
 
