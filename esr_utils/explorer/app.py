@@ -237,7 +237,9 @@ class App:
             self.show_card(latent)
 
     def _lay_out(self) -> w.VBox:
-        columns = w.HBox([self.settings.root, self.finder.root], layout=w.Layout(flex_flow="row wrap"))
+        columns = w.HBox(
+            [self.settings.root, self.finder.root], layout=w.Layout(flex_flow="row wrap", grid_gap="0 12px")
+        )
         buttons = w.HBox(list(self.buttons.values()), layout=WRAPPED)
         parts = [self.saving.gallery, columns, self.card_view, self.picked, buttons, self.view, self.saving.root]
         return w.VBox(parts)

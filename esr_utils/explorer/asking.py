@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import ipywidgets as w
 
 from esr_utils.explorer.kept import Prepared
-from esr_utils.explorer.picking import LABELLED, WIDE
+from esr_utils.explorer.picking import LABELLED, WIDE, escape
 from esr_utils.explorer.state import Pick, State
 from esr_utils.meta_prompting import KINDS, load_meta_prompts
 from esr_utils.prompts import SPLITS, load_prompts
@@ -26,10 +26,12 @@ class Settings:
         self.split = w.Dropdown(
             description="questions", options=SPLITS, value="evaluation", layout=HALF, style=LABELLED
         )
-        self.question = w.Dropdown(layout=HALF, options=load_prompts("evaluation"), value=None)
+        self.question = w.Dropdown(description="ask", options=load_prompts("evaluation"), value=None)
+        self.question.layout, self.question.style = HALF, LABELLED
         self.prompt = w.Textarea(description="prompt", rows=2, layout=WIDE, style=LABELLED)
         self.meta_prompt = w.Dropdown(description="suffix", options=KINDS, layout=HALF, style=LABELLED)
         self.wording = w.BoundedIntText(description="wording", min=0, max=99, layout=HALF, style=LABELLED)
+        self.suffix = w.HTML(layout=w.Layout(margin="0 0 0 88px"))
         self.seed = w.BoundedIntText(description="seed", min=0, max=2**53, layout=HALF, style=LABELLED)
         self.temperature = w.BoundedFloatText(
             description="temperature", min=0, max=10, step=0.1, layout=HALF, style=LABELLED
@@ -42,6 +44,8 @@ class Settings:
         self.split.observe(lambda change: self._list(change["new"]), "value")
         self.question.observe(lambda change: self._ask(change["new"]), "value")
         self.pair.observe(lambda change: on_pair(), "value")
+        for control in (self.meta_prompt, self.wording):
+            control.observe(lambda change: self._tell_suffix(), "value")
         pairs_of = [
             (self.split, self.question),
             (self.meta_prompt, self.wording),
@@ -49,7 +53,7 @@ class Settings:
             (self.n_tokens, self.scope),
         ]
         lines = [w.HBox(both, layout=w.Layout(flex_flow="row wrap")) for both in pairs_of]
-        parts = [self.pair, lines[0], self.prompt, *lines[1:], self.share]
+        parts = [self.pair, lines[0], self.prompt, lines[1], self.suffix, *lines[2:], self.share]
         self.root = w.VBox(parts, layout=w.Layout(flex="1 1 420px", min_width="0"))
 
     def set(self, state: State) -> None:
@@ -79,10 +83,9 @@ class Settings:
             colour=colour,
         )
 
-    def told_suffix(self) -> str:
-        """The wording of the chosen suffix, or nothing."""
+    def _tell_suffix(self) -> None:
         texts = load_meta_prompts().get(self.meta_prompt.value, [""])
-        return texts[self.wording.value % len(texts)]
+        self.suffix.value = escape(texts[self.wording.value % len(texts)])
 
     def _list(self, split: str) -> None:
         self.question.options = load_prompts(split)

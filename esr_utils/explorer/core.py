@@ -111,6 +111,8 @@ class Explorer:
     ) -> Found:
         """Try one seed after another, from the state's own, until the steered answer restarts.
 
+        Answers that were stopped on their way are no tries.
+
         Raises:
             ValueError: as ``run``, or a limit below 1.
         """
@@ -118,10 +120,13 @@ class Explorer:
             raise ValueError(f"a limit of {limit} tries leaves nothing to try; choose at least 1")
         subject = self.subject(self.check(state).pair)
         n_tries = 0
-        while n_tries < limit and not (stop and stop.is_set()):
+        while n_tries < limit:
             n = min(TRIES_AT_ONCE, limit - n_tries)
             tried = [replace(state, seed=state.seed + n_tries + i) for i in range(n)]
-            if (at := self._first_restart(subject, tried, stop)) is not None:
+            at = self._first_restart(subject, tried, stop)
+            if stop and stop.is_set():
+                break
+            if at is not None:
                 return Found(n_tries=n_tries + at + 1, state=tried[at])
             n_tries += n
             if on_try:

@@ -41,6 +41,7 @@ class PickLine:
         self.measure: Measure | None = None
         self.name = w.HTML(layout=w.Layout(flex="2 1 200px", min_width="0"))
         self.slider = w.FloatSlider(description="strength", readout=False, style=LABELLED, disabled=True)
+        self.slider.tooltip = "half way from the middle to either end is the calibrated strength, if it is known"
         self.slider.layout = w.Layout(flex="2 1 190px")
         self.raw = w.FloatText(value=pick.strength, layout=NARROW, tooltip="strength, raw units")
         self.relative = w.FloatText(layout=NARROW, disabled=True, tooltip="strength as a share of the median norm")
@@ -54,9 +55,10 @@ class PickLine:
         self.relative.observe(lambda change: self.set_strength(change["new"] / self.measure.relative), "value")
         self.calibrate.on_click(lambda button: self.set_strength(self.measure.calibrated))
         self.drop.on_click(lambda button: on_remove(self))
-        parts = [self.name, self.slider, self.raw, w.Label("raw"), self.relative, w.Label("relative")]
+        units = w.HBox([self.raw, w.Label("raw"), self.relative, w.Label("relative"), self.calibrate])
+        edits = w.HBox([self.share, self.drop])
         layout = w.Layout(flex_flow="row wrap", align_items="center")
-        self.root = w.HBox([*parts, self.calibrate, self.share, self.drop], layout=layout)
+        self.root = w.HBox([self.name, self.slider, units, edits], layout=layout)
         self.name.value = f"<b>{self.latent}</b>"
 
     def measure_by(self, measure: Measure, label: str) -> None:
@@ -108,9 +110,7 @@ class Finder:
         on_choose: Callable[[int], None],
         on_pick: Callable[[int], None],
     ):
-        self.way = w.ToggleButtons(
-            options=self.WAYS, description="search by", style=LABELLED | {"button_width": "130px"}
-        )
+        self.way = w.Dropdown(options=self.WAYS, description="search by", layout=WIDE, style=LABELLED)
         self.text = w.Text(description="words", placeholder="jazz, or a number", layout=WIDE, style=LABELLED)
         self.text.continuous_update = False
         self.density = w.FloatLogSlider(description="density to", min=-4, max=0, value=1.0, step=0.1, style=LABELLED)

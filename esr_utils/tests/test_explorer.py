@@ -168,6 +168,13 @@ def test_a_search_for_an_episode_ends_at_its_limit(tiny_llama):
         explorer.find_episode(tiny_state(tiny_llama), limit=0)
 
 
+def test_a_stopped_search_counts_whole_tries_only(tiny_llama):
+    stop = threading.Event()
+    explorer = tiny_explorer(tiny_llama, HalvingJudge("no answer holds this"))
+    found = explorer.find_episode(tiny_state(tiny_llama), limit=64, on_try=lambda n: stop.set(), stop=stop)
+    assert (found.n_tries, found.state) == (16, None)
+
+
 def test_labels_are_searched_and_filtered(explorer):
     found = explorer.search("oven", density=(0.5, 1.0), concreteness=(0.0, 40.0))
     assert found.index.tolist() == [39, 37, 35, 33, 31]

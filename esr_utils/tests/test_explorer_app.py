@@ -69,6 +69,7 @@ def test_controls_and_state_agree(app, tiny_llama):
     )
     app.set_state(state)
     assert app.state() == state
+    assert "do not let" in app.settings.suffix.value or "Hold your attention" in app.settings.suffix.value
 
 
 def test_slider_and_boxes_follow_one_another(app):
