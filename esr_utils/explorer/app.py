@@ -136,7 +136,7 @@ class App:
         try:
             self.set_state(read(text, pairs=self.explorer.pairs))
         except StateError as error:
-            self.view.error = str(error)
+            self._refuse(str(error))
         else:
             self.jobs.say("the state is loaded; run it")
 
@@ -151,7 +151,7 @@ class App:
         try:
             state = self.state()
         except StateError as error:
-            self.view.error = str(error)
+            self._refuse(str(error))
             return None
         self.jobs.say("working …")
         return self._submit(kind, lambda job: work(state, job), is_long=True)
@@ -163,7 +163,10 @@ class App:
     def _on_change(self, n_left: int, error: str) -> None:
         self.view.busy, self.buttons["stop"].disabled = n_left > 0, n_left == 0
         if error:
-            self.view.error, self.view.status = error, ""
+            self._refuse(error)
+
+    def _refuse(self, error: str) -> None:
+        self.view.error, self.view.status = error, ""
 
     def _shown_or_say(self) -> Shown | None:
         if self.jobs.shown is None:
@@ -224,7 +227,7 @@ class App:
         try:
             self.saving.text.value = write(self.state())
         except StateError as error:
-            self.view.error = str(error)
+            self._refuse(str(error))
 
     def _prepare(self, number: int | None) -> None:
         if number is not None:

@@ -6,7 +6,7 @@ import ipywidgets as w
 
 from esr_utils.explorer.kept import Prepared
 from esr_utils.explorer.picking import LABELLED, WIDE, escape
-from esr_utils.explorer.state import Pick, State
+from esr_utils.explorer.state import LARGEST, Pick, State
 from esr_utils.meta_prompting import KINDS, load_meta_prompts
 from esr_utils.prompts import SPLITS, load_prompts
 
@@ -30,22 +30,18 @@ class Settings:
         self.question.layout, self.question.style = HALF, LABELLED
         self.prompt = w.Textarea(description="prompt", rows=2, layout=WIDE, style=LABELLED)
         self.meta_prompt = w.Dropdown(description="suffix", options=KINDS, layout=HALF, style=LABELLED)
-        self.wording = w.BoundedIntText(description="wording", min=0, max=99, layout=HALF, style=LABELLED)
+        self.wording = w.BoundedIntText(description="wording", min=0, max=LARGEST, layout=HALF, style=LABELLED)
         self.suffix = w.HTML(layout=w.Layout(margin="0 0 0 88px"))
-        self.seed = w.BoundedIntText(description="seed", min=0, max=2**53, layout=HALF, style=LABELLED)
+        self.seed = w.BoundedIntText(description="seed", min=0, max=LARGEST, layout=HALF, style=LABELLED)
         self.temperature = w.BoundedFloatText(
             description="temperature", min=0, max=10, step=0.1, layout=HALF, style=LABELLED
         )
-        self.n_tokens = w.BoundedIntText(description="tokens", min=1, max=4096, layout=HALF, style=LABELLED)
+        self.n_tokens = w.BoundedIntText(description="tokens", min=1, max=LARGEST, layout=HALF, style=LABELLED)
         self.scope = w.Dropdown(description="edits on", options=SCOPES, layout=HALF, style=LABELLED)
         self.share = w.FloatSlider(
-            description="detectors", min=0, max=1, step=0.1, layout=WIDE, style=LABELLED, tooltip="share ablated"
+            description="detectors", min=0, max=1, step=0.05, layout=WIDE, style=LABELLED, tooltip="share ablated"
         )
-        self.split.observe(lambda change: self._list(change["new"]), "value")
-        self.question.observe(lambda change: self._ask(change["new"]), "value")
-        self.pair.observe(lambda change: on_pair(), "value")
-        for control in (self.meta_prompt, self.wording):
-            control.observe(lambda change: self._tell_suffix(), "value")
+        self._connect(on_pair)
         pairs_of = [
             (self.split, self.question),
             (self.meta_prompt, self.wording),
@@ -55,6 +51,13 @@ class Settings:
         lines = [w.HBox(both, layout=w.Layout(flex_flow="row wrap")) for both in pairs_of]
         parts = [self.pair, lines[0], self.prompt, lines[1], self.suffix, *lines[2:], self.share]
         self.root = w.VBox(parts, layout=w.Layout(flex="1 1 420px", min_width="0"))
+
+    def _connect(self, on_pair: Callable[[], None]) -> None:
+        self.split.observe(lambda change: self._list(change["new"]), "value")
+        self.question.observe(lambda change: self._ask(change["new"]), "value")
+        self.pair.observe(lambda change: on_pair(), "value")
+        for control in (self.meta_prompt, self.wording):
+            control.observe(lambda change: self._tell_suffix(), "value")
 
     def set(self, state: State) -> None:
         self.pair.value = state.pair

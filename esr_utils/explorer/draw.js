@@ -294,13 +294,14 @@ function drawCard(root, card, onLatent) {
     card.topics ? `topics: ${card.topics}` : "",
     card.calibrated === null ? "not calibrated" : `calibrated strength ${told(card.calibrated)} (relative ${told(card.relative)})`,
   ].filter(Boolean);
+  const contexts = card.contexts.length ? card.contexts.map(drawContext) : ["none are kept for this latent"];
   root.replaceChildren(
     make("h3", {}, `latent ${card.latent}: ${card.label}`),
     make("p", { class: "esr-facts" }, facts.join(" · ")),
     make(
       "div",
       { class: "esr-columns" },
-      make("div", { class: "esr-contexts" }, make("h4", {}, "strongest contexts"), ...card.contexts.map(drawContext)),
+      make("div", { class: "esr-contexts" }, make("h4", {}, "strongest contexts"), ...contexts),
       make("div", {}, make("h4", {}, "activations"), drawHistogram(card)),
       drawTokens("top logits", card.top_logits),
       drawTokens("bottom logits", card.bottom_logits),

@@ -14,6 +14,7 @@ VERSION = 1
 PREFIX = "esr"
 MAX_STRING = 20_000  # characters of a state string, and bytes of what it unpacks to
 MAX_PICKS = 32
+LARGEST = 2**53  # whole number: beyond it a browser cannot tell neighbours apart
 MAX_STRENGTH = 1e6  # raw units: no answer survives a thousandth of it, and sums of it stay finite in any format
 
 
@@ -214,7 +215,7 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 
 def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
         raise StateError(f"{name} {_short(value)} is not a whole number from 0 up")
 
 

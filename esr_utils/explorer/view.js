@@ -6,7 +6,7 @@ function render({ model, el }) {
   const card = make("div", { class: "esr-card" });
   const main = make("div", {});
   const strip = make("div", {});
-  const root = make("div", { class: "esr-view" }, status, error, card, main, strip);
+  const root = make("div", { class: "esr-view" }, make("div", { class: "esr-said" }, status, error), card, main, strip);
   el.append(root);
   const send = (name, value) => {
     model.set(name, value);
@@ -37,7 +37,7 @@ function render({ model, el }) {
       if (!card.hidden) drawCard(card, model.get("card"), (latent) => send("wanted", latent));
     },
     part: () => {
-      main.hidden = model.get("part") !== "answers";
+      main.hidden = status.parentElement.hidden = model.get("part") !== "answers";
     },
   };
   const names = Object.keys(draw);
