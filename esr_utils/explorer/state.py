@@ -138,7 +138,6 @@ class State:
             raise StateError(f"{_short(text)} is not a state; it begins with {PREFIX}{VERSION}, a point and a pair")
         _check_version(head.removeprefix(PREFIX))
         pair, _, packed = rest.rpartition(".")
-        _check_pair(pair, pairs)
         found = _unpacked(packed)
         if found.get("pair") != pair:
             raise StateError(f"the state names two pairs, {pair!r} and {found.get('pair')!r}; copy it again")
