@@ -14,6 +14,7 @@ from esr_utils.plots import (
     ablation,
     detection,
     discovery,
+    explorer,
     fine_tuning,
     following,
     meta_prompting,
@@ -36,6 +37,7 @@ RUNS = {
     "prefill": (CORRECTOR, "following"),
     "sustained": (CORRECTOR, "following"),
     "meta": (BASE, "meta_prompting"),
+    "explorer": (CORRECTOR, "explorer"),
     "tuning": (BASE, "fine_tuning"),
 }
 RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
@@ -60,6 +62,7 @@ RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "sustained_scores": (following.scores, ("sustained", "sustained_contrasts")),
     "meta_kinds": (meta_prompting.kinds, ("by_kind",)),
     "meta_beside_paper": (meta_prompting.beside_paper, ("beside_paper",)),
+    "explorer_traces": (explorer.traces, ("tokens",)),
     "tuning_shares": (fine_tuning.shares, ("by_share",)),
     "tuning_controls": (fine_tuning.controls, ("controls",)),
     "tuning_beside_paper": (fine_tuning.beside_paper, ("beside_paper",)),

@@ -3,6 +3,7 @@
 from esr_utils.scales.ablation import ABLATION, AblationScale
 from esr_utils.scales.detection import DETECTION, DetectionScale
 from esr_utils.scales.discovery import DISCOVERY, DiscoveryScale
+from esr_utils.scales.explorer import EXPLORER, ExplorerScale
 from esr_utils.scales.fine_tuning import FINE_TUNING, FineTuningScale
 from esr_utils.scales.following import FOLLOWING, FollowingScale
 from esr_utils.scales.meta_prompting import META_PROMPTING, MetaPromptingScale
@@ -14,8 +15,10 @@ __all__ = [
     "AblationScale",
     "DETECTION",
     "DISCOVERY",
+    "EXPLORER",
     "DetectionScale",
     "DiscoveryScale",
+    "ExplorerScale",
     "FINE_TUNING",
     "FOLLOWING",
     "FineTuningScale",
