@@ -34,7 +34,7 @@ notebooks: $(STAMP) ## write the published notebooks again, from their scripts a
 			--to notebook --execute --inplace "$${script%.py}.ipynb" || exit 1; done
 
 clean: ## remove .venv, runs/, figures/quick/ and caches in this folder; the model's cache stays
-	@rm -rf .venv runs figures/quick build *.egg-info .pytest_cache .ruff_cache
+	@rm -rf .venv runs figures/quick figures/interactive figures/*.svg figures/*.pdf build *.egg-info .pytest_cache .ruff_cache
 	@find . -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt

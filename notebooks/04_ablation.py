@@ -147,6 +147,10 @@ columns_of = ["perplexity_ratio", "removed_norm", "steering_removed"]
 effects.groupby("name", sort=False)[columns_of].agg(["mean", "min", "max"]).round(3)
 
 # %% [markdown]
+# Sets matched on how their latents fire are not matched on what the model makes of them. Where an arm makes unsteered
+# answers far less likely than the matched sets do (`perplexity_ratio`), it may end restarts because it ends coherent
+# text; the arm that comes near them in damage is the one to compare.
+#
 # And the same contrast among the trials that begin off topic in both arms, so that there is something to withdraw:
 
 # %%
