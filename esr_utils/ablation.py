@@ -25,6 +25,7 @@ NONE, DETECTORS, BACKTRACKING = "none", "detectors", "backtracking"
 SETS, DIRECTIONS = "matched set", "random directions"
 EVALUATION, HELD_OUT = "evaluation", "held_out"
 HELD_OUT_ARMS = (NONE, DETECTORS, BACKTRACKING)
+N_PAPER = 26  # latents that the paper ablates
 PRIMARY = (DETECTORS, NONE, "multi_attempt")  # declared: the first less the second, against the matched sets
 
 
@@ -139,6 +140,7 @@ class Ablation(Study):
             Arm(name=NONE),
             Arm(name=DETECTORS, latents=chosen),
             Arm(name="detectors by half", latents=chosen, share=0.5),
+            Arm(name="26 most stable detectors", latents=chosen[:N_PAPER]),
             Arm(name="detectors before steering", latents=chosen, order="before_steering"),
             Arm(name=BACKTRACKING, latents=groups[BACKTRACKING]),
             *(Arm(name=SETS, latents=tuple(mine), number=i) for i, mine in enumerate(self.sets())),

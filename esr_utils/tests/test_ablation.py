@@ -59,7 +59,7 @@ def test_every_arm_replays_the_same_trials_and_arms_take_turns(measured):
     assert (trials["status"] == "judged").all()
     keys = ["latent", "question", "level", "seed", "strength"]
     arms = {condition: mine[keys].to_numpy().tolist() for condition, mine in trials.groupby("condition")}
-    assert len(arms) == 5 + TINY.n_sets + TINY.n_directions
+    assert len(arms) == 6 + TINY.n_sets + TINY.n_directions
     drawn = {arm.condition for arm in study.arms if arm.number is not None}
     for condition, arm in arms.items():
         assert arm == (arms[f"{SETS} 0"] if condition in drawn else arms[NONE])
@@ -68,7 +68,7 @@ def test_every_arm_replays_the_same_trials_and_arms_take_turns(measured):
     assert all(trial in arms[NONE] for trial in arms[f"{SETS} 0"])
     conditions = trials["condition"].tolist()
     assert conditions[: len(arms)] == [arm.condition for arm in study.arms]
-    assert conditions[len(arms) : len(arms) + 5] == [arm.condition for arm in study.arms[:5]]
+    assert conditions[len(arms) : len(arms) + 6] == [arm.condition for arm in study.arms[:6]]
 
 
 def test_with_nothing_ablated_the_trials_of_detection_come_out_again(measured):
