@@ -19,9 +19,9 @@
 # **The paper** (*Endogenous Resistance to Activation Steering in Language Models*) shows such answers in its Figs 1 and
 # 7. The other notebooks count them; this one is for looking at them one by one.
 #
-# **Cost.** `standard` loads the model (a few seconds) and shows committed results; every click then works live, about
-# ten seconds for three answers of 128 tokens on two CPU cores. `quick` makes everything live in under a minute. No GPU,
-# no key: $0.
+# **Cost.** `standard` loads the model and shows committed results; every click then works live: the first words of an
+# answer come within a second, three answers of 112 tokens took 13 seconds on one busy CPU core. `quick` makes
+# everything live. No GPU, no key: $0.
 #
 # **You will see** three answers side by side from one batch (unsteered, steered, steered with the detectors ablated),
 # their attempts with scores, and what the steered latent, the detectors and the backtracking latents do token by token.
@@ -66,6 +66,10 @@ run = open_run(results_dir(PAIRS[-1], "explorer", SCALE), asdict(settings) | {"s
 App(explorer, gallery=prepared, n_tries=settings.n_tries).root
 
 # %% [markdown]
+# The third answer loses a share of the detectors' contribution, set by the slider. Losing all of it broke every steered
+# answer we looked at, which says nothing of resistance; most prepared states take a tenth. Another processor may round
+# differently and so draw other tokens than those described here.
+#
 # The prepared states, and what to look for in each:
 
 # %%

@@ -176,17 +176,11 @@ def test_every_control_has_a_name(page):
     assert unnamed == []
 
 
-def test_shot(page):
-    page.screenshot(path="/tmp/shots/lab.png")
-
-
 def test_a_second_tab_shows_the_same_answers(page, lab, browser):
     page.keyboard.press("Control+s")  # the second tab reads the notebook from disk, and the widgets from the kernel
     page.wait_for_timeout(1000)
     other = browser.new_page(viewport={"width": 1000, "height": 1200})
     other.goto(lab)
-    other.wait_for_timeout(8000)
-    other.screenshot(path="/tmp/shots/other.png")
     other.wait_for_selector(".esr-grid .esr-lane", timeout=60_000)
     assert other.locator(".esr-text").nth(1).inner_text() == page.locator(".esr-text").nth(1).inner_text()
     wide = other.locator(".esr-view").last.evaluate("view => view.scrollWidth - view.clientWidth")
@@ -197,8 +191,6 @@ def test_a_second_tab_shows_the_same_answers(page, lab, browser):
 def test_a_tab_closed_in_the_middle_leaves_the_kernel_working(page, lab, browser):
     other = browser.new_page(viewport={"width": 1000, "height": 1200})
     other.goto(lab)
-    other.wait_for_timeout(8000)
-    other.screenshot(path="/tmp/shots/other.png")
     other.wait_for_selector(".esr-grid .esr-lane", timeout=60_000)
     click(other, "Run")
     other.close()
@@ -207,5 +199,4 @@ def test_a_tab_closed_in_the_middle_leaves_the_kernel_working(page, lab, browser
 
 
 def test_the_page_raised_no_errors(page):
-    page.screenshot(path="/tmp/shots/lab.png")
     assert page.problems == []
