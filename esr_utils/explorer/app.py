@@ -110,7 +110,7 @@ class App:
         if subject and self.finder.way.value == "label":
             self.finder.list(lookup.by_label(subject.labels, text, **self.finder.filters()), n=N_LISTED)
         elif subject and text.strip():
-            self._submit("search", lambda job: self._list_firing(subject, text))
+            self._submit("search", lambda job: self._list_firing(subject.name, text))
 
     def show_card(self, latent: int) -> None:
         """Tell what is known of a latent, after whatever is under way."""
@@ -140,8 +140,8 @@ class App:
         else:
             self.jobs.say("the state is loaded; run it")
 
-    def _list_firing(self, subject: Subject, text: str) -> None:
-        found = lookup.by_sentence(subject, text)
+    def _list_firing(self, pair: str, text: str) -> None:
+        found = self.explorer.fires_on(text, pair=pair)
         for name, (least, most) in self.finder.filters().items():
             found = found[found[name].between(least, most)]
         self.finder.list(found, n=N_LISTED)
@@ -178,9 +178,7 @@ class App:
         pair = self.settings.pair.value
 
         def work(job: Job) -> None:
-            subject = self.explorer.subject(pair)
-            subject.read  # noqa: B018 (the median norm is measured here, and not by a control)
-            self.ready[pair] = subject
+            self.ready[pair] = self.explorer.measured(pair)
             self._measure_lines()
             self.search()
             self.jobs.say(f"{pair} is ready")

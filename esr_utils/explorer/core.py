@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ LEVELS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5)
 TRIES_AT_ONCE = 16
 TOPICALITY = "topicality"
 SMOOTHED_TOKENS = 9
+WORKING = threading.RLock()  # held while a model is at work for any explorer of this process
 OnPiece = Callable[[str, str], None]  # (arm, further text)
 OnTry = Callable[[int], None]  # (tries so far)
 
@@ -46,8 +48,21 @@ class Found:
         return {"n_tries": self.n_tries, "seed": self.state.seed if self.state else None}
 
 
+def _alone(method: Callable) -> Callable:
+    """One thread at a time: hooks of two calls on one model would take each other's rows."""
+
+    @wraps(method)
+    def call(*args, **kwargs):
+        with WORKING:
+            return method(*args, **kwargs)
+
+    return call
+
+
 class Explorer:
     """Runs states of one or several subjects; each subject is loaded when it is first asked for.
+
+    Threads may share explorers: whatever needs a model waits until another thread's call has ended.
 
     Attributes:
         state: what ``run`` without an argument runs; the last state that was run.
@@ -56,7 +71,6 @@ class Explorer:
     def __init__(self, state: State, *, pairs: Sequence[str], load: Callable[[str], Subject] = load_subject):
         self.pairs, self._load = tuple(pairs), load
         self._subjects: dict[str, Subject] = {}
-        self._loading = threading.Lock()
         self.state = self.check(state)
 
     def check(self, state: State) -> State:
@@ -67,15 +81,23 @@ class Explorer:
 
     def subject(self, pair: str) -> Subject:
         """The subject called ``pair``, loaded once."""
-        with self._loading:
+        with WORKING:
             if pair not in self._subjects:
                 self._subjects[pair] = self._load(pair)
             return self._subjects[pair]
+
+    @_alone
+    def measured(self, pair: str) -> Subject:
+        """The subject called ``pair``, its median norm measured, so that relative strengths need no model."""
+        subject = self.subject(pair)
+        subject.read  # noqa: B018 (kept by the subject)
+        return subject
 
     def arms(self, state: State) -> list[str]:
         """Names of the answers that ``run`` would give, in order."""
         return list(self._rows(self.subject(self.check(state).pair), state))
 
+    @_alone
     def run(
         self, state: State | None = None, *, on_piece: OnPiece | None = None, stop: threading.Event | None = None
     ) -> Shown:
@@ -93,6 +115,7 @@ class Explorer:
         self.state = state
         return self._shown(subject, state, list(asked), responses)
 
+    @_alone
     def sweep(self, state: State, *, levels: Sequence[float] = LEVELS, stop: threading.Event | None = None) -> Shown:
         """The steered answer at several levels of its strengths, from one batch: one answer a level.
 
@@ -106,6 +129,7 @@ class Explorer:
         asked = {f"x {level:g}": rows.edited(plain, rows.scaled(state, level).picks) for level in levels}
         return self._shown(subject, state, list(asked), _generate(subject, asked, None, stop))
 
+    @_alone
     def find_episode(
         self, state: State, *, limit: int = 64, on_try: OnTry | None = None, stop: threading.Event | None = None
     ) -> Found:
@@ -145,10 +169,12 @@ class Explorer:
         labels = self.subject(pair or self.state.pair).labels
         return lookup.by_label(labels, text, density=density, concreteness=concreteness)
 
+    @_alone
     def fires_on(self, sentence: str, *, pair: str | None = None) -> pd.DataFrame:
         """Latents that fire on a sentence: see ``lookup.by_sentence``."""
         return lookup.by_sentence(self.subject(pair or self.state.pair), sentence)
 
+    @_alone
     def card(self, latent: int, *, pair: str | None = None) -> Card:
         """What is known of a latent: see ``lookup.Card``."""
         return lookup.make_card(self.subject(pair or self.state.pair), latent)

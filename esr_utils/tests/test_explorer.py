@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -265,6 +266,32 @@ def test_a_kept_trial_is_on_disk_once(result, tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["arm"] for line in lines] == list(rows.ARMS)
     assert lines[1]["response"] == result.answer("steered").text
+
+
+def test_two_threads_never_use_the_model_at_once(tiny_llama):
+    explorers = [tiny_explorer(tiny_llama), tiny_explorer(tiny_llama)]
+    inside, most = [], []
+    for one in explorers:
+        engine = one.subject("tiny-llama").engine
+        generate = engine.generate
+
+        def watched(rows, generate=generate, **callbacks):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.05)
+            made = generate(rows, **callbacks)
+            inside.pop()
+            return made
+
+        engine.generate = watched
+    threads = [threading.Thread(target=one.run) for one in explorers]
+    threads.append(threading.Thread(target=explorers[0].measured, args=("tiny-llama",)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) >= 3
+    assert max(most) == 1
 
 
 def test_the_frame_has_a_line_a_token(result):
