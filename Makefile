@@ -21,8 +21,8 @@ test: $(STAMP) ## run the tests on the CPU
 figures: $(STAMP) ## redraw the figures from committed results, without a model
 	@$(VENV_PYTHON) -m esr_utils.plots
 
-explore: $(STAMP) ## open JupyterLab on the first notebook
-	@$(VENV_PYTHON) -m jupyterlab notebooks/01_steering.ipynb
+explore: $(STAMP) ## open JupyterLab on the latent explorer
+	@$(VENV_PYTHON) -m jupyterlab notebooks/00_latent_explorer.ipynb
 
 bench: $(STAMP) ## measure the speed of the engines on this machine
 	@$(VENV_PYTHON) -m esr_utils.bench
