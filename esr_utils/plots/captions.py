@@ -115,6 +115,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "discovery_levels": ("Are detectors active off topic?", "Means by stretch, and in responses without a restart."),
     "discovery_traces": ("What do latents do around a restart?", "Means over episodes, aligned on the restart."),
     "discovery_episode": ("What happens in one episode?", "Activations token by token, in the one that gains most."),
+    "explorer_traces": ("What happens in one answer?", "The explorer's first prepared state, token by token."),
     "ablation_arms": ("Does ablation lower restarts?", "Every arm; random sets and directions a dot each."),
     "ablation_contrasts": ("More than random sets do?", "Differences trial by trial, random sets as the null."),
     "prefill_cells": ("Is reading enough to restart?", "Beginnings and continuations, each steered or not."),
