@@ -267,7 +267,7 @@ class Ablation(Study):
 
         return self.run.frame("removed", make)
 
-    def _taken(self, arm: Arm, read: Sequence[tuple[PlannedTrial, Float[Tensor, "pos latent"]]]) -> dict[str, float]:
+    def _taken(self, arm: Arm, read: Sequence[tuple[PlannedTrial, Float[Tensor, "_ latent"]]]) -> dict[str, float]:
         directions, latents = self._directions(arm), list(arm.latents)
         norms, shares = [], []
         for plan, acts in read:

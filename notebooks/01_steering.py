@@ -38,13 +38,12 @@ from textwrap import shorten
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import calibration, latents, plots, sweep
+from esr_utils import calibration, latents, plots, published, sweep
 from esr_utils.config import results_dir
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.selftest import CHECKS, QUICK_CHECKS, self_test
 from esr_utils.models import load_pair
 from esr_utils.prompts import load_prompts
-from esr_utils.published import cite
 from esr_utils.records import open_run
 from esr_utils.scales import STEERING
 from esr_utils.steering import Sampling
@@ -247,7 +246,7 @@ unsteered = one.loc[one["strength"] == 0, "topicality"]
 pd.DataFrame(
     {
         "quantity": ["unsteered score", "calibration target", "verified score at the strength found"],
-        "paper": [cite("p0058"), cite("p0017"), cite("p0089")],
+        "paper": [published.cite("p0058"), published.cite("p0017"), published.cite("p0089")],
         "ours, embedded": [
             f"{unsteered.mean():.1f} (n = {len(unsteered)})",
             f"{search.target:g}",
