@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -187,7 +188,9 @@ def adapted(pair: Pair, folder: Path, *, name: str) -> Pair:
         base = PeftConfig.from_pretrained(folder).base_model_name_or_path
         if base != pair.name:
             raise AdapterError(f"the adapter in {folder} belongs to {base}, not to {pair.name}; load it on {base}")
-        model = PeftModel.from_pretrained(copy.deepcopy(pair.model), folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute under its old name
+            model = PeftModel.from_pretrained(copy.deepcopy(pair.model), folder)
     except AdapterError:
         raise
     except (RuntimeError, OSError, ValueError, TypeError, SafetensorError) as error:

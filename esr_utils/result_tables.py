@@ -18,6 +18,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
         "label",
         "strength, window_low, window_high, target, n_verified, verified_score, verified_sd",
     ),
+    "explorer/tokens": ("arm, token", "pos, attempt, detectors, backtracking, topicality"),
     "steering/filters": ("unrelated_paper, concrete_paper, unrelated_code, concrete_code", "latent"),
     "steering/beliefs": ("label", "strength, density"),
     "esr_detection/effort": ("effort", "verified_score, target, window_low, window_high"),

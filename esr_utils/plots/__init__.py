@@ -41,6 +41,7 @@ RUNS = {
     "tuning": (BASE, "fine_tuning"),
 }
 RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
+    "explorer_traces": (explorer.traces, ("tokens",)),
     "steering_resid_norms": (steering.resid_norms, ("resid_norms",)),
     "steering_sweep": (steering.sweep_curve, ("sweep",)),
     "steering_topicality_over_tokens": (steering.topicality_over_tokens, ("curves",)),
@@ -62,7 +63,6 @@ RESULTS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "sustained_scores": (following.scores, ("sustained", "sustained_contrasts")),
     "meta_kinds": (meta_prompting.kinds, ("by_kind",)),
     "meta_beside_paper": (meta_prompting.beside_paper, ("beside_paper",)),
-    "explorer_traces": (explorer.traces, ("tokens",)),
     "tuning_shares": (fine_tuning.shares, ("by_share",)),
     "tuning_controls": (fine_tuning.controls, ("controls",)),
     "tuning_beside_paper": (fine_tuning.beside_paper, ("beside_paper",)),

@@ -94,6 +94,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "How large was the effect of the ablation, version by version?",
         "Relative reductions as published and as told before; ours: the corrector of notebook 04.",
     ),
+    "explorer_traces": ("What happens in one answer?", "The explorer's first prepared state, token by token."),
     "steering_resid_norms": ("How large is the residual stream?", "Medians over tokens, by layer."),
     "steering_sweep": ("What does rising strength do to one latent's answers?", "Every response, with the mean."),
     "steering_topicality_over_tokens": (
@@ -115,7 +116,6 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "discovery_levels": ("Are detectors active off topic?", "Means by stretch, and in responses without a restart."),
     "discovery_traces": ("What do latents do around a restart?", "Means over episodes, aligned on the restart."),
     "discovery_episode": ("What happens in one episode?", "Activations token by token, in the one that gains most."),
-    "explorer_traces": ("What happens in one answer?", "The explorer's first prepared state, token by token."),
     "ablation_arms": ("Does ablation lower restarts?", "Every arm; random sets and directions a dot each."),
     "ablation_contrasts": ("More than random sets do?", "Differences trial by trial, random sets as the null."),
     "prefill_cells": ("Is reading enough to restart?", "Beginnings and continuations, each steered or not."),
