@@ -18,7 +18,7 @@ from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, Trial, digest
 from esr_utils.scales import DISCOVERY, AblationScale
 from esr_utils.steering import Ablate, Row, Sampling
-from esr_utils.study import MAIN_LEVEL, Study, load_engine
+from esr_utils.study import MAIN_LEVEL, Study
 from esr_utils.trials import make_row, plan_trials
 
 NONE, DETECTORS, BACKTRACKING = "none", "detectors", "backtracking"
@@ -210,8 +210,8 @@ class Ablation(Study):
 
     def _turned(self, arm: Arm) -> Engine:
         """An engine on a pair whose ablated latents have random directions of the same norms."""
-        engine = load_engine(self.subject)
-        return type(engine)(replace(engine.pair, sae=replace(engine.pair.sae, W_dec=self._directions(arm))))
+        pair = self.engine.pair
+        return type(self.engine)(replace(pair, sae=replace(pair.sae, W_dec=self._directions(arm))))
 
     def _directions(self, arm: Arm) -> Float[Tensor, "latent d_model"]:
         """Decoder directions as an arm takes them away."""

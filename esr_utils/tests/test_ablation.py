@@ -47,7 +47,6 @@ def measured(request, tmp_path_factory) -> tuple[Ablation, Workshop]:
     request.addfinalizer(patch.undo)  # noqa: PT021 - the import hook of jaxtyping keeps yield fixtures from running
     workshop = Workshop(tmp_path_factory.mktemp("ablation")).patch(patch)
     patch.setattr(ablation, "load_prompts", QUESTIONS.__getitem__)
-    patch.setattr(ablation, "load_engine", workshop.load)
     source = Detection(READER, "quick", SCALE).measure()
     patch.setattr(ablation, "committed_detection", lambda subject, scale: source)
     return an_ablation().measure(), workshop
