@@ -59,6 +59,7 @@ def unmeasured() -> set[str]:
 
 
 def test_everything_drawn_twice_is_the_same_bytes(tmp_path, monkeypatch):
+    plt.close("all")  # what other tests drew
     told = draw_into(tmp_path / "one", monkeypatch)
     monkeypatch.setattr(redraw, "FORMATS", ("png",))  # other formats twice: see test_plots
     assert draw_into(tmp_path / "two", monkeypatch) == told
