@@ -18,6 +18,7 @@ from esr_utils.journal import Journal
 from esr_utils.judging import Score
 from esr_utils.steering import Row, Sampling, Steer
 
+RELATIVE_PRIOR = {"mean": 0.7, "sd": 0.5, "upper": 2.0}  # shares of the median residual norm, where nothing is known
 VERIFY = -1  # stage of the fresh responses at the strength that was found
 
 
@@ -48,6 +49,18 @@ class CalibrationSettings:
             raise ValueError(f"target {self.target} is outside 0 to 100 (both exclusive)")
         if min(self.n_steps, self.n_samples, self.n_verify) < 1 or self.prior_sd <= 0:
             raise ValueError("n_steps, n_samples, n_verify and prior_sd must be positive")
+
+
+def measured_prior(engine: Engine, questions: Sequence[str]) -> pd.DataFrame:
+    """One line, the fields of a ``StrengthPrior``: wide, and centred below the norm of the stream that is steered.
+
+    The norm is the median over the tokens of unsteered answers, the unit the median length of a decoder direction.
+    """
+    layer, sampling = engine.pair.steering_layer, Sampling(max_new_tokens=48)
+    rows = [Row(messages=q, seed=i, sampling=sampling, record_resid=(layer,)) for i, q in enumerate(questions[:16])]
+    norms = np.concatenate([r.resid[layer].float().norm(dim=1).numpy() for r in engine.generate(rows) if r.resid])
+    unit = float(np.median(norms)) / float(engine.pair.sae.W_dec.norm(dim=1).median())
+    return pd.DataFrame([{name: round(share * unit, 4) for name, share in RELATIVE_PRIOR.items()}])
 
 
 class Bisection:

@@ -118,7 +118,7 @@ def make_shard(engine, shard: int) -> Path:
 
 def model_alone() -> Pair:
     """The embedded model with an empty SAE, for work that comes before there is one."""
-    model, tokenizer = load_model(embedded.model_dir(), "bfloat16")
+    model, tokenizer = load_model(embedded.model_dir(), "bfloat16", local_files_only=True)
     d_model = model.config.hidden_size
     empty = SAE(
         name="empty SAE",

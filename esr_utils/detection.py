@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from esr_utils import latents
-from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
+from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table, measured_prior
+from esr_utils.catalogue import StrengthPrior, find_entry
 from esr_utils.config import KIT, check_stimuli, run_name
 from esr_utils.judging import first_scores
-from esr_utils.models import find_entry
 from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, digest
@@ -48,17 +48,25 @@ class Detection(Study):
 
     def search(self, *, n_samples: int | None = None) -> CalibrationSettings:
         """Settings of the calibration; ``n_samples`` other than the scale's for a comparison."""
-        scale = self.scale
+        scale, prior = self.scale, self.prior()
         return CalibrationSettings(
-            upper=scale.upper,
-            prior_mean=scale.prior_mean,
-            prior_sd=scale.prior_sd,
+            upper=prior.upper,
+            prior_mean=prior.mean,
+            prior_sd=prior.sd,
             n_steps=scale.n_steps,
             n_samples=n_samples or scale.n_samples,
             n_verify=scale.n_verify,
             sampling=self.sampling,
             seed=scale.seed,
         )
+
+    def prior(self) -> StrengthPrior:
+        """Of the pair; measured where the catalogue knows none, and kept in a run of its own."""
+        if known := find_entry(self.subject).prior:
+            return known
+        run, questions = self._open("strength_prior"), self.questions("calibration")
+        (line,) = run.frame("prior", lambda: measured_prior(self.engine, questions)).to_dict("records")
+        return StrengthPrior(**line)
 
     def latents(self) -> pd.DataFrame:
         """The latents steered: unrelated to every question asked, concrete, then drawn by seed. Indexed by latent.

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 
+from esr_utils.catalogue import CATALOGUE
 from esr_utils.config import results_dir
 from esr_utils.corrections import TrainingExample, unsteered_answers
 from esr_utils.detection import Detection
@@ -17,7 +18,7 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.fine_tuning import TrainingSettings, train
 from esr_utils.frames import judged_frame
 from esr_utils.inducing import Arm, FineTuning, training_settings
-from esr_utils.models import ADAPTER_WEIGHTS, CATALOGUE, load_pair
+from esr_utils.models import ADAPTER_WEIGHTS, load_pair
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run, digest, open_run
 from esr_utils.scales import DETECTION, FINE_TUNING

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from esr_utils.catalogue import find_entry
 from esr_utils.engines.hf import HFEngine
-from esr_utils.models import find_entry
 from esr_utils.steering import Row, Sampling
 
 RULES = ("paper", "code")
@@ -79,9 +79,8 @@ def question_rows(engine: HFEngine, questions: Sequence[str]) -> list[Row]:
     """Rows that read each question in its chat template, without the header of an answer, and generate nothing."""
     rows = []
     for question in questions:
-        messages = [{"role": "user", "content": question}]
-        ids = engine.pair.tokenizer.apply_chat_template(messages, add_generation_prompt=False, return_dict=True)
-        first, *rest = ids["input_ids"]
+        turns = [{"role": "user", "content": question}]
+        first, *rest = engine.pair.template_ids(turns, add_generation_prompt=False)
         rows.append(Row(token_ids=(first,), prefill=tuple(rest), sampling=Sampling(max_new_tokens=0)))
     return rows
 

@@ -1,11 +1,10 @@
-"""Catalogue of pairs: a chat model with an SAE at one hook point. ``load_pair`` loads one."""
+"""A pair: a chat model with an SAE at one hook point. ``load_pair`` loads one of the catalogue."""
 
 import copy
-import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,50 +12,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from esr_utils import embedded
-from esr_utils.config import DATA
-from esr_utils.sae import SAE, load_sae
+from esr_utils import embedded, hub
+from esr_utils.catalogue import DTYPE_BYTES, PairEntry, Shape, find_entry
+from esr_utils.machine import check_fits
+from esr_utils.sae import SAE
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from esr_utils.steering import Message
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairEntry:
-    """What the catalogue knows of a pair before anything is loaded.
-
-    ``adapter``: a LoRA adapter of the pair called ``base``, merged into its model.
-    """
-
-    name: str
-    sae_folder: Path
-    steering_layer: int
-    reading_layer: int
-    dtype: str
-    memory_gib: float
-    base: str | None = None
-    adapter: Path | None = None
-
-
-_EMBEDDED = PairEntry(
-    name="smollm2-135m",
-    sae_folder=DATA / "embedded" / "sae",
-    steering_layer=18,
-    reading_layer=18,
-    dtype="bfloat16",
-    memory_gib=2.0,
-)
-_CORRECTOR = replace(
-    _EMBEDDED,
-    name="smollm2-135m-corrector",
-    memory_gib=2.3,
-    base="smollm2-135m",
-    adapter=DATA / "embedded" / "corrector",
-)
-CATALOGUE = {entry.name: entry for entry in (_EMBEDDED, _CORRECTOR)}
-
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS)
@@ -80,13 +44,13 @@ class Pair:
     sae: SAE
     steering_layer: int
     reading_layer: int
+    ablation_layer: int | None = None
+    ablates_first: bool = False
+    header_again: tuple[str, ...] = ()
+    template_options: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.sae.d_model != self.d_model:
-            raise ValueError(
-                f"{self.sae.name} reads {self.sae.d_model} dimensions, but {self.name} has d_model {self.d_model}: "
-                "this SAE belongs to another model"
-            )
+        check_width(self.sae, self.d_model, self.name)
 
     @property
     def text_config(self):
@@ -106,23 +70,55 @@ class Pair:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end the assistant's turn."""
+        """Tokens that end the assistant's turn: the model's, the tokenizer's, and the template's own."""
         eos = self.model.generation_config.eos_token_id
         ids = eos if isinstance(eos, list) else [eos]
-        return frozenset([*ids, self.tokenizer.eos_token_id])
+        return frozenset([*ids, self.tokenizer.eos_token_id, self.end_of_turn]) - {None}
 
-    def chat_ids(self, messages: Sequence["Message"]) -> tuple[int, ...]:
-        """Token ids of a conversation in the model's own template, ready for the assistant's turn."""
-        encoded = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
+    def template_ids(self, messages: Sequence["Message"], *, add_generation_prompt: bool) -> tuple[int, ...]:
+        """Token ids of a conversation in the model's own template.
+
+        A system turn goes in front of the first user turn where the template has no place for one.
+        """
+        told = list(messages) if self.has_system_role else _folded(messages)
+        encoded = self.tokenizer.apply_chat_template(
+            told, add_generation_prompt=add_generation_prompt, return_dict=True, **dict(self.template_options)
+        )
         return tuple(encoded["input_ids"])
 
-    @property
+    def chat_ids(self, messages: Sequence["Message"]) -> tuple[int, ...]:
+        """Token ids of a conversation, ready for the assistant's turn."""
+        ids = self.template_ids(messages, add_generation_prompt=True)
+        return (*ids, *self.tokenizer.convert_tokens_to_ids(list(self.header_again)))
+
+    @cached_property
+    def has_system_role(self) -> bool:
+        """Whether the template takes a system turn; that of Gemma 2 refuses it."""
+        from jinja2 import TemplateError
+
+        try:
+            self.tokenizer.apply_chat_template(
+                [{"role": "system", "content": "?"}, {"role": "user", "content": "?"}], tokenize=False
+            )
+        except TemplateError:
+            return False
+        return True
+
+    @cached_property
     def end_of_turn(self) -> int:
-        """Token with which the template ends an assistant's turn; not always the tokenizer's end of text."""
+        """Token with which the template ends an assistant's turn; not always the tokenizer's end of text.
+
+        Raises:
+            ValueError: the template ends turns with ordinary text.
+        """
         turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        whole = self.tokenizer.apply_chat_template(turn, return_dict=True)["input_ids"]
-        after = whole[len(self.chat_ids(turn[:1])) :]
-        return next(token for token in after if token in self.stop_ids)
+        whole = self.template_ids(turn, add_generation_prompt=False)
+        after = whole[len(self.template_ids(turn[:1], add_generation_prompt=True)) :]
+        added = {token for token, known in self.tokenizer.added_tokens_decoder.items() if known.special}
+        for token in after:
+            if token in added or token in self.tokenizer.all_special_ids:
+                return token
+        raise ValueError(f"the chat template of {self.name} ends no turn with a token of its own; the kit needs one")
 
     def soft_capped(self, logits: Tensor) -> Tensor:
         """Logits as the model samples from them: Gemma 2 bends what its head puts out."""
@@ -138,38 +134,130 @@ class Pair:
         return self.base_model().layers
 
 
-def find_entry(name: str) -> PairEntry:
-    """The catalogue entry called ``name``, or a ValueError with the nearest names."""
-    if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.3) or sorted(CATALOGUE)
-        raise ValueError(f"unknown pair {name!r}; the nearest in the catalogue: {', '.join(near)}")
-    return CATALOGUE[name]
+def _folded(messages: Sequence["Message"]) -> list["Message"]:
+    """The conversation with system turns put in front of the first user turn."""
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    others = [dict(message) for message in messages if message["role"] != "system"]
+    if system and others:
+        others[0]["content"] = "\n\n".join([*system, others[0]["content"]])
+    return others
 
 
-def with_fine_tuned(name: str) -> list[str]:
-    """The pair called ``name`` and those of the catalogue that were fine-tuned from it."""
-    return [find_entry(name).name, *(entry.name for entry in CATALOGUE.values() if entry.base == name)]
+def check_width(sae: SAE, d_model: int, name: str) -> None:
+    """Raise a ValueError if the SAE cannot be one of this model."""
+    if sae.d_model != d_model:
+        raise ValueError(
+            f"{sae.name} reads {sae.d_model} dimensions, but {name} has d_model {d_model}: "
+            "this SAE belongs to another model"
+        )
 
 
-def load_pair(name: str = "smollm2-135m", *, dtype: str | None = None) -> Pair:
-    """Load a pair of the catalogue; the second call with the same arguments returns the same object."""
-    return _load_pair(name, dtype or find_entry(name).dtype)
+def load_pair(name: str = "smollm2-135m", *, dtype: str | None = None, weights: bool = True) -> Pair:
+    """Load a pair of the catalogue; the second call with the same arguments returns the same object.
+
+    It goes to the GPU if there is one, over all of them if there are several, and else to main memory.
+
+    Args:
+        weights: False leaves the model's weights where they are (they are on torch's ``meta`` device) and loads
+            everything else, for an engine that runs elsewhere. An adapter is then not merged.
+
+    Raises:
+        MachineError: the pair does not fit this machine.
+        HubError: the model or the SAE could not be had.
+        ValueError: no such pair, or parts that do not belong together.
+    """
+    entry = find_entry(name)
+    dtype = dtype or entry.dtype
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPE_BYTES)}")
+    return _load_pair(entry, dtype, weights)
 
 
 @lru_cache(maxsize=3)
-def _load_pair(name: str, dtype: str) -> Pair:
-    entry = find_entry(name)
+def _load_pair(entry: PairEntry, dtype: str, weights: bool) -> Pair:
     if entry.base and entry.adapter:
-        return adapted(_load_pair(entry.base, dtype), entry.adapter, name=name)
-    model, tokenizer = load_model(embedded.model_dir(), dtype)
-    return Pair(
+        base = _load_pair(find_entry(entry.base), dtype, weights)
+        return adapted(base, entry.adapter, name=entry.name) if weights else replace(base, name=entry.name)
+    if weights:
+        check_fits(entry, dtype)
+    config = None if entry.is_embedded else hub.fetch_config(entry)
+    sae = hub.fetch_sae(entry)
+    steering, reading = _layers(entry, sae)
+    if config is not None:
+        _check_parts(entry, config, sae, {steering, reading, entry.ablation_layer} - {None})
+        if weights and entry.shape is None:
+            check_fits(replace(entry, shape=shape_of(config, sae)), dtype)
+    model, tokenizer = _load_parts(entry, dtype, weights)
+    pair = Pair(
         name=entry.name,
         model=model,
         tokenizer=tokenizer,
-        sae=load_sae(entry.sae_folder, name=f"{entry.name} SAE"),
-        steering_layer=entry.steering_layer,
-        reading_layer=entry.reading_layer,
+        sae=sae,
+        steering_layer=steering,
+        reading_layer=reading,
+        ablation_layer=entry.ablation_layer,
+        ablates_first=entry.ablates_first,
+        header_again=entry.header_again,
+        template_options=entry.template_options,
     )
+    return replace(pair, sae=sae.to(next(pair.blocks()[reading].parameters()).device)) if weights else pair
+
+
+def _layers(entry: PairEntry, sae: SAE) -> tuple[int, int]:
+    """Steering and reading layer: the entry's, else the one the SAE was trained on."""
+    trained = sae.layer if entry.steering_layer is None else entry.steering_layer
+    if trained is None:
+        raise ValueError(f"{sae.name} does not say its layer; give steering_layer in the entry of {entry.name}")
+    reading = sae.layer if entry.reading_layer is None else entry.reading_layer
+    return trained, trained if reading is None else reading
+
+
+def _check_parts(entry: PairEntry, config: "PretrainedConfig", sae: SAE, layers: set[int]) -> None:
+    """Raise a ValueError if SAE, layers and model do not belong together: before any weights are read."""
+    text = config.get_text_config()
+    check_width(sae, text.hidden_size, entry.name)
+    for layer in sorted(layers):
+        if not 0 <= layer < text.num_hidden_layers:
+            raise ValueError(
+                f"layer {layer} is not in {entry.model}: it has {text.num_hidden_layers} layers "
+                f"(0 to {text.num_hidden_layers - 1})"
+            )
+
+
+def shape_of(config: "PretrainedConfig", sae: SAE) -> Shape:
+    """Sizes of a model that the catalogue does not know, from its configuration."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    n_key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return Shape(
+        n_params=model.num_parameters(),
+        n_layers=text.num_hidden_layers,
+        d_model=text.hidden_size,
+        kv_width=n_key_heads * head,
+        d_sae=sae.d_sae,
+    )
+
+
+def _load_parts(entry: PairEntry, dtype: str, weights: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    load = load_model if weights else load_without_weights
+    if entry.is_embedded:
+        return load(embedded.model_dir(), dtype, device_map=_device_map(), local_files_only=True)
+    with hub.explained(entry.model):
+        model, tokenizer = load(entry.model, dtype, device_map=_device_map(), revision=entry.revision)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"{entry.model} has no chat template, and questions are asked in one; take its chat model")
+    return model, tokenizer
+
+
+def _device_map() -> str | None:
+    """Where weights go: nowhere in particular, onto the only GPU, or over all of them."""
+    if not torch.cuda.is_available():
+        return None
+    return "cuda" if torch.cuda.device_count() == 1 else "auto"
 
 
 def adapted(pair: Pair, folder: Path, *, name: str) -> Pair:
@@ -198,9 +286,24 @@ def adapted(pair: Pair, folder: Path, *, name: str) -> Pair:
     return replace(pair, name=name, model=model.merge_and_unload().eval())
 
 
-def load_model(folder: Path, dtype: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """A model and its tokenizer from a local folder, in evaluation mode."""
+def load_model(
+    source: Path | str, dtype: str, *, device_map: str | None = None, **options: object
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """A model and its tokenizer from a folder or the hub, in evaluation mode. ``options`` say which files."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
-    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), device_map=device_map, **options)
+    return model.eval(), AutoTokenizer.from_pretrained(source, **options)
+
+
+def load_without_weights(
+    source: Path | str, dtype: str, *, device_map: str | None = None, **options: object
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """As ``load_model``, the model's weights left out: its configuration and generation settings are real."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(source, **options)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.generation_config = hub.generation_config_of(source, **options) or model.generation_config
+    return model.eval(), AutoTokenizer.from_pretrained(source, **options)

@@ -77,7 +77,9 @@ class SAE:
         """
         if latents is not None and self.architecture != "topk":
             return self.columns(latents).encode(resid)
-        resid = resid.to(self.W_enc.dtype) - self.b_dec if self.apply_b_dec_to_input else resid.to(self.W_enc.dtype)
+        resid = resid.to(self.W_enc)
+        if self.apply_b_dec_to_input:
+            resid = resid - self.b_dec
         acts = (resid @ self.W_enc + self.b_enc).relu()
         if self.architecture == "jumprelu":
             acts = torch.where(acts > self.threshold, acts, 0.0)
@@ -101,11 +103,13 @@ class SAE:
     def decode(self, acts: Float[Tensor, "*rows d_sae"]) -> Float[Tensor, "*rows d_model"]:
         return acts @ self.W_dec + self.b_dec
 
-    def reader(self, latents: Tensor) -> Callable[[Tensor], Tensor]:
-        """``encode`` for these latents with the columns picked out once."""
+    def reader(self, latents: Tensor, device: torch.device | str | None = None) -> Callable[[Tensor], Tensor]:
+        """``encode`` for these latents with the columns picked out once, and put on ``device`` if one is named."""
+        device = self.W_enc.device if device is None else device
         if self.architecture == "topk":
-            return lambda resid: self.encode(resid, latents).double()
-        return self.columns(latents).encode
+            whole, latents = self.to(device), latents.to(device)
+            return lambda resid: whole.encode(resid, latents).double()
+        return self.columns(latents).to(device).encode
 
     def to(self, device: torch.device | str) -> "SAE":
         moved = {field: value.to(device) if isinstance(value, Tensor) else value for field, value in vars(self).items()}
@@ -128,7 +132,14 @@ def load_sae(folder: Path | str, *, name: str | None = None) -> SAE:
 
 
 def from_sae_lens(sae: "sae_lens.SAE", *, name: str) -> SAE:
-    """The same SAE as sae-lens loaded it, from any of its releases."""
+    """The same SAE as sae-lens loaded it, from any of its releases.
+
+    Raises:
+        ValueError: it reads something else than the residual stream after a block, or an option is not supported.
+    """
+    hook = str(sae.cfg.metadata.hook_name or "")
+    if hook and not hook.endswith("hook_resid_post"):
+        raise ValueError(f"{name} reads {hook}, and the kit edits the residual stream after a block (hook_resid_post)")
     weights = {key: value.detach().float() for key, value in sae.state_dict().items()}
     return _build(sae.cfg.to_dict(), weights, name)
 

@@ -29,6 +29,8 @@ class SteeredModel(Protocol):
     d_model: int
     steering_layer: int
     reading_layer: int
+    ablation_layer: int | None
+    ablates_first: bool
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,7 +58,8 @@ class Ablate:
     """Take away ``share`` of what ``latents`` contribute to the residual stream (1.0 is zero-ablation).
 
     ``after_steering`` reads the activations from the steered stream, so what the steering itself excites goes
-    too; ``before_steering`` reads them first, as the authors' engine does.
+    too; ``before_steering`` reads them first, as the authors' engine does. ``layer`` None means the pair's ablation
+    layer, which is its reading layer unless the pair says otherwise.
     """
 
     latents: tuple[int, ...]
@@ -170,23 +173,34 @@ class LayerEdit:
         self.latents = torch.tensor(chosen, dtype=torch.long, device=zero.device)
         shares = {order: torch.zeros(len(rows), len(chosen)) for order in ("before_steering", "after_steering")}
         for i, ablation in ablations:
-            shares[ablation.order][i, [column[latent] for latent in ablation.latents]] = ablation.share
+            order = "before_steering" if pair.ablates_first else ablation.order
+            shares[order][i, [column[latent] for latent in ablation.latents]] = ablation.share
         self.before = shares["before_steering"].to(zero.device, torch.float64)
         self.after = shares["after_steering"].to(zero.device, torch.float64)
         self.has_before, self.has_after = bool(self.before.any()), bool(self.after.any())
-        self.read = sae.reader(self.latents)
+        self.sae, self.read = sae, sae.reader(self.latents)
         self.directions = sae.W_dec[self.latents].double()
 
     def apply(
         self, resid: Float[Tensor, "batch pos d_model"], in_scope: Bool[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """The edited residual stream, in the dtype it came in; tokens out of scope are returned as they were."""
+        self._move(resid.device)
+        in_scope = in_scope.to(resid.device)
         edited = resid.float() + self.delta[:, None, :]
         if self.has_before:
             edited = edited - self._contribution(resid, self.before)
         if self.has_after:
             edited = edited - self._contribution(edited, self.after)
         return torch.where(in_scope[:, :, None], edited.to(resid.dtype), resid)
+
+    def _move(self, device: torch.device) -> None:
+        """Go to where the block is: over several GPUs each block has its own."""
+        if device == self.delta.device:
+            return
+        for name in ("delta", "before", "after", "directions"):
+            setattr(self, name, getattr(self, name).to(device))
+        self.read = self.sae.reader(self.latents, device)
 
     def of_row(self, i: int) -> "LayerEdit":
         """The edit of one row alone."""
@@ -209,7 +223,8 @@ def _check_once(ablations: list[tuple[int, Ablate]], layer: int) -> None:
 
 
 def _layer_of(ablation: Ablate, pair: SteeredModel) -> int:
-    return check_layer(pair, pair.reading_layer if ablation.layer is None else ablation.layer)
+    default = pair.reading_layer if pair.ablation_layer is None else pair.ablation_layer
+    return check_layer(pair, default if ablation.layer is None else ablation.layer)
 
 
 class Interventions:
@@ -224,4 +239,4 @@ class Interventions:
 
     def in_scope(self, is_response: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Which tokens are edited: all of them, or only the response, row by row."""
-        return is_response | self.edits_prompt[:, None]
+        return is_response | self.edits_prompt.to(is_response.device)[:, None]

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from esr_utils import frames
+from esr_utils.catalogue import find_entry
 from esr_utils.config import results_dir
 from esr_utils.engines.base import Engine
-from esr_utils.models import ADAPTER_WEIGHTS, CATALOGUE
+from esr_utils.models import ADAPTER_WEIGHTS
 from esr_utils.records import PlannedTrial, Run, open_run
 from esr_utils.steering import Row, Sampling
 from esr_utils.trials import is_judged, is_made, judge_trials, make_row, run_trials
@@ -41,14 +42,15 @@ class Study:
     def _open(self, name: str, **settings: object) -> Run:
         """The folder called ``name``, bound to the scale, the judge, a subject's adapter and ``settings``."""
         bound = asdict(self.scale) | {"judge": JUDGE} | settings
-        entry = CATALOGUE.get(self.subject)
-        if entry and entry.adapter:
+        entry = find_entry(self.subject)
+        if entry.adapter:
             bound["adapter_sha256"] = sha256(entry.adapter / ADAPTER_WEIGHTS)
         return open_run(results_dir(self.subject, name, self.scale_name), bound)
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(max_new_tokens=self.scale.max_new_tokens)
+        penalty = find_entry(self.subject).repetition_penalty
+        return Sampling(max_new_tokens=self.scale.max_new_tokens, repetition_penalty=penalty)
 
     @cached_property
     def engine(self) -> Engine:

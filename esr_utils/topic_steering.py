@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from esr_utils.catalogue import find_entry
 from esr_utils.corpus import corpus_prompts
 from esr_utils.detection import Detection
 from esr_utils.directions import ASKED, load_directions, topic_directions, with_directions
 from esr_utils.engines.base import Engine
 from esr_utils.engines.hf import HFEngine
-from esr_utils.models import find_entry
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run, digest
 from esr_utils.scales import TopicSteeringScale
@@ -49,9 +49,9 @@ def _stems(text: str) -> set[str]:
 class TopicSteering(Detection):
     """Of notebook 04: ``Detection`` with a direction a topic for each latent; a "latent" is a topic's number.
 
-    Directions are scaled to length 1, as the SAE's decoder directions are, so that both are searched alike and a
-    strength is a distance in the residual stream. A fine-tuned subject gets the topics of its base, and directions of
-    its own; some topics may be near ones it was trained to leave.
+    Directions are scaled to length 1, as the SAE's decoder directions are, so that both are searched alike, from the
+    prior of the pair's latents, and a strength is a distance in the residual stream. A fine-tuned subject gets the
+    topics of its base, and directions of its own; some topics may be near ones it was trained to leave.
 
     Source: the paper's later control with Wikipedia articles. Differs from the paper: directions are added at the
     layer at which the SAE's are (there 48, and 33 for the SAE's), and calibrated with the effort of ``scale``.

@@ -38,11 +38,11 @@ import pandas as pd
 from IPython.display import Image, display
 
 from esr_utils import plots
+from esr_utils.catalogue import with_fine_tuned
 from esr_utils.config import results_dir
 from esr_utils.explorer import kept
 from esr_utils.explorer.app import App
 from esr_utils.explorer.core import Explorer
-from esr_utils.models import with_fine_tuned
 from esr_utils.records import open_run
 from esr_utils.scales import EXPLORER
 

@@ -36,8 +36,8 @@ import pandas as pd
 from IPython.display import Image, display
 
 from esr_utils import agreement, judge_examples, metrics, nulls, paired, plots, power, summaries
+from esr_utils.catalogue import with_fine_tuned
 from esr_utils.detection import Detection
-from esr_utils.models import with_fine_tuned
 from esr_utils.published import cite
 from esr_utils.scales import DETECTION
 

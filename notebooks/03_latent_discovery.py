@@ -37,8 +37,8 @@ import pandas as pd
 from IPython.display import Image, display
 
 from esr_utils import discovery_tables, episodes, plots, published
+from esr_utils.catalogue import with_fine_tuned
 from esr_utils.discovery import Discovery
-from esr_utils.models import with_fine_tuned
 from esr_utils.scales import DISCOVERY
 
 plots.use_style()

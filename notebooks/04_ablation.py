@@ -38,9 +38,9 @@ from IPython.display import Image, display
 
 from esr_utils import ablation_tables, following_tables, matching, metrics, plots, power, summaries
 from esr_utils.ablation import DETECTORS, HELD_OUT, NONE, PRIMARY, Ablation
+from esr_utils.catalogue import with_fine_tuned
 from esr_utils.detection import committed_detection
 from esr_utils.following import Following
-from esr_utils.models import with_fine_tuned
 from esr_utils.published import cite
 from esr_utils.scales import ABLATION, FOLLOWING, TOPIC_STEERING
 from esr_utils.topic_steering import TopicSteering

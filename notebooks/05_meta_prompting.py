@@ -36,8 +36,8 @@ import pandas as pd
 from IPython.display import Image, display
 
 from esr_utils import meta_prompting, meta_tables, metrics, plots, power, summaries
+from esr_utils.catalogue import with_fine_tuned
 from esr_utils.meta_prompting import MetaPrompting
-from esr_utils.models import with_fine_tuned
 from esr_utils.published import cite
 from esr_utils.scales import META_PROMPTING
 

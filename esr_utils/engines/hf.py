@@ -46,7 +46,9 @@ class HFEngine:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is not a positive number")
         self.pair, self.batch_size = pair, batch_size
-        self.device = pair.model.device
+        self.device = pair.model.device  # over several GPUs: where tokens go in
+        if self.device.type == "meta":
+            raise ValueError(f"{pair.name} was loaded without its weights; load it with weights=True to run it here")
 
     def capabilities(self) -> Capabilities:
         return Capabilities(streams=True, batches=True, scores_text=True)
@@ -140,10 +142,10 @@ class HFEngine:
             past_key_values=cache,
             use_cache=cache is not None,
         )
-        return output.last_hidden_state
+        return output.last_hidden_state.to(self.device)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return self.pair.soft_capped(self.pair.model.lm_head(hidden))
+        return self.pair.soft_capped(self.pair.model.lm_head(hidden)).to(self.device)
 
 
 class _Run:

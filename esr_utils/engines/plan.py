@@ -67,4 +67,4 @@ class Plan:
     def _keep_resid(self, layer: int, resid: Tensor, is_response: Tensor) -> None:
         for i, row in enumerate(self.group):
             if layer in row.row.record_resid:
-                row.resid.setdefault(layer, []).append(resid[i, is_response[i]].cpu())
+                row.resid.setdefault(layer, []).append(resid[i].cpu()[is_response[i].cpu()])

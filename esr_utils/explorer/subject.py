@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from esr_utils.catalogue import with_fine_tuned
 from esr_utils.config import results_dir
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judging import Judge
 from esr_utils.latents import load_contexts, load_labels
-from esr_utils.models import with_fine_tuned
 from esr_utils.steering import Row, Sampling
 from esr_utils.topicality import Topicality
 

@@ -17,7 +17,6 @@ class DetectionScale:
         n_placebo: single-attempt responses that are split as if they had restarted.
         n_sims, simulated_rates: of the check that intervals cover.
         max_new_tokens: of every response, in the calibration as in the trials.
-        upper, prior_mean, prior_sd: of the search, in raw units of the decoder direction.
         seed: of latents, questions, search and responses.
     """
 
@@ -33,9 +32,6 @@ class DetectionScale:
     n_sims: int
     max_new_tokens: int
     simulated_rates: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
-    upper: float = 300.0
-    prior_mean: float = 65.0
-    prior_sd: float = 30.0
     seed: int = 0
 
 

@@ -9,7 +9,6 @@ class TopicSteeringScale:
 
     Attributes:
         n_topics: directions steered along, one a topic; the mean over these topics is taken off each.
-        upper, prior_mean, prior_sd: of the search, in units of the residual stream: directions are scaled to length 1.
         The rest is as in ``DetectionScale``.
     """
 
@@ -23,9 +22,6 @@ class TopicSteeringScale:
     n_compared: int = 100
     n_placebo: int = 100
     max_new_tokens: int = 128
-    upper: float = 300.0
-    prior_mean: float = 65.0
-    prior_sd: float = 30.0
     seed: int = 0
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from esr_utils import detection, latents, study
+from esr_utils.catalogue import CATALOGUE, StrengthPrior
 from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judging import Attempt, Case, Verdict
 from esr_utils.metrics import LOST, flow
-from esr_utils.models import CATALOGUE
 from esr_utils.scales import DETECTION, DetectionScale
 from esr_utils.study import JUDGE, MAIN_LEVEL, READER, SECOND_JUDGE
 from esr_utils.tests.conftest import tiny_pair
@@ -30,10 +30,8 @@ SCALE = replace(
     n_compared=7,
     n_placebo=4,
     max_new_tokens=6,
-    upper=8.0,
-    prior_mean=4.0,
-    prior_sd=2.0,
 )
+PRIOR = StrengthPrior(mean=4.0, sd=2.0, upper=8.0)  # of the tiny model, in place of the real ones'
 ASKED = {name: [f"{name.capitalize()} question {i}?" for i in range(4)] for name in ("calibration", "evaluation")}
 WORDS = ["bees", "tea", "maps", "rain", "seas", "salt", "bread", "stars", "owls", "clay"]
 RESTART = "Wait, that is wrong."
@@ -117,6 +115,8 @@ class Workshop:
         labels = pd.DataFrame(
             {"label": "x", "topics": "y", "concreteness": 50.0}, index=pd.RangeIndex(63, name="latent")
         )
+        for name, entry in list(CATALOGUE.items()):
+            patch.setitem(CATALOGUE, name, replace(entry, prior=PRIOR))
         patch.setattr(study, "load_engine", self.load)
         patch.setattr("esr_utils.judges.offline.offline_judge", self.judge)
         patch.setattr(study, "results_dir", lambda subject, run, scale: self.folder / scale / subject / run)

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from esr_utils import metrics
+from esr_utils.catalogue import CATALOGUE
 from esr_utils.config import ROOT, results_dir
 from esr_utils.embedded_corrector import BASE, CORRECTOR, examples, settings, sweep
-from esr_utils.models import CATALOGUE
 from esr_utils.records import digest
 from esr_utils.wheels import sha256
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esr_utils.models import find_entry, load_pair, with_fine_tuned
+from esr_utils.catalogue import find_entry, with_fine_tuned
+from esr_utils.models import load_pair
 from esr_utils.tests.conftest import tiny_pair, tiny_sae
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from esr_utils import topic_steering
+from esr_utils.catalogue import CATALOGUE
 from esr_utils.config import SCALE_NAMES
 from esr_utils.corpus import corpus_prompts
 from esr_utils.directions import topic_directions
 from esr_utils.engines.hf import HFEngine
 from esr_utils.metrics import LOST, flow
-from esr_utils.models import CATALOGUE
 from esr_utils.prompts import load_prompts
 from esr_utils.scales import TOPIC_STEERING, TopicSteeringScale
 from esr_utils.study import JUDGE, READER, SECOND_JUDGE
@@ -27,9 +27,6 @@ TINY = replace(
     n_steps=2,
     n_verify=2,
     max_new_tokens=6,
-    upper=8.0,
-    prior_mean=4.0,
-    prior_sd=2.0,
 )
 
 
