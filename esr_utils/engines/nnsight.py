@@ -1,4 +1,4 @@
-"""Cross-check with nnsight: one ``invoke`` a row, locally, on NDIF (``remote=True``) or on an nnsight-serve address."""
+"""Cross-check with nnsight in this process: one ``invoke`` a row. ``ndif`` runs rows on another machine."""
 
 import copy
 
@@ -11,22 +11,14 @@ from esr_utils.steering import Interventions
 
 
 class NNsightEngine(RereadEngine):
-    """Runs rows through nnsight traces, on a copy of the pair's model (nnsight replaces the forward of every module).
-
-    Args:
-        remote: send the traces to NDIF (needs NDIF_API_KEY and a model that NDIF serves).
-        serve: address of an nnsight-serve process instead.
-    """
+    """Runs rows through nnsight traces, on a copy of the pair's model (nnsight replaces the forward of every module)."""
 
     name = "nnsight"
 
-    def __init__(self, pair: Pair, *, remote: bool = False, serve: str | None = None):
+    def __init__(self, pair: Pair):
         from nnsight import TransformersModel
 
-        if remote and serve:
-            raise ValueError("remote=True (NDIF) and serve=... (an own server) exclude each other")
         self.pair = pair
-        self.switches = {"remote": True} if remote else {"serve": serve} if serve else {}
         model, tokenizer = copy.deepcopy(pair.model), copy.deepcopy(pair.tokenizer)
         self.model = TransformersModel(model, tokenizer=tokenizer, task="text-generation")
 
@@ -40,7 +32,7 @@ class NNsightEngine(RereadEngine):
         blocks, head = self.model.model.layers, self.model.lm_head
         import nnsight
 
-        with self.model.trace(**self.switches) as tracer:
+        with self.model.trace() as tracer:
             resid, logits = nnsight.save([[] for _ in wanted]), nnsight.save([])
             for i, text in enumerate(texts):
                 scope = torch.nn.functional.pad(in_scope[i : i + 1, : len(text)], (width - len(text), 0))

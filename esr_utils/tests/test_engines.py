@@ -502,34 +502,3 @@ def test_a_transformer_lens_hook_that_never_fires_raises(transformer_lens, monke
     steered = replace(PLAIN, steer=(Steer(latent=5, strength=1.0),))
     with pytest.raises(RuntimeError, match=r"no token passed the hook at layer \[2\] of tiny-"):
         transformer_lens.generate([steered])
-
-
-@pytest.mark.parametrize(
-    ("options", "passed"),
-    [({}, {}), ({"remote": True}, {"remote": True}), ({"serve": "http://x"}, {"serve": "http://x"})],
-)
-def test_nnsight_passes_its_switches_to_the_trace(tiny_llama, monkeypatch, options, passed):
-    from esr_utils.engines.nnsight import NNsightEngine
-
-    class Sent(Exception):
-        pass
-
-    def trace(**switches) -> None:
-        raise Sent(switches)
-
-    engine = NNsightEngine(tiny_llama, **options)
-    monkeypatch.setattr(engine, "model", type("Model", (), {"trace": staticmethod(trace), **model_parts(engine)}))
-    with pytest.raises(Sent) as sent:
-        engine.generate([PLAIN])
-    assert sent.value.args == (passed,)
-
-
-def model_parts(engine: Engine) -> dict:
-    return {"model": engine.model.model, "lm_head": engine.model.lm_head}
-
-
-def test_nnsight_cannot_be_sent_to_two_places(tiny_llama):
-    from esr_utils.engines.nnsight import NNsightEngine
-
-    with pytest.raises(ValueError, match=r"remote=True \(NDIF\) and serve=... \(an own server\) exclude each other"):
-        NNsightEngine(tiny_llama, remote=True, serve="http://x")
