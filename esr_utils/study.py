@@ -1,5 +1,6 @@
 """What every study of a subject shares: its engine, its judges, and trials that are made and judged once."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from esr_utils import frames
-from esr_utils.catalogue import find_entry
+from esr_utils.catalogue import PairEntry, find_entry
 from esr_utils.config import results_dir
 from esr_utils.engines.base import Engine
 from esr_utils.models import ADAPTER_WEIGHTS
@@ -105,8 +106,26 @@ class Study:
 
 
 def load_engine(subject: str) -> Engine:
-    """The default engine on a pair of the catalogue."""
+    """The engine on a pair of the catalogue: here, or where ``ESR_NNSIGHT`` says (see ``engines.ndif_checks``).
+
+    Embedded pairs always run here, since the offline judges read with one.
+    """
     from esr_utils.engines.hf import HFEngine
+    from esr_utils.engines.ndif_checks import ADDRESS_VARIABLE
     from esr_utils.models import load_pair
 
+    address, entry = os.environ.get(ADDRESS_VARIABLE), find_entry(subject)
+    if address and not entry.is_embedded:
+        return _ndif_engine(entry, address)
     return HFEngine(load_pair(subject))
+
+
+def _ndif_engine(entry: PairEntry, address: str) -> Engine:
+    from esr_utils.engines.ndif import NDIFEngine
+    from esr_utils.engines.ndif_checks import NDIFError, find_service
+    from esr_utils.models import load_pair
+
+    if entry.adapter:
+        raise NDIFError(f"{entry.name} has an adapter that only this machine has; unset ESR_NNSIGHT to run it here")
+    service = find_service(address, entry.model, entry.revision)
+    return NDIFEngine(load_pair(entry.name, weights=False), service)

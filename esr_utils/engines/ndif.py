@@ -21,8 +21,16 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from esr_utils.engines import shipped
-from esr_utils.engines.base import Capabilities, InFlight, OnResponse, OnToken, Response, StopReason
-from esr_utils.engines.base import in_flight, make_response
+from esr_utils.engines.base import (
+    Capabilities,
+    InFlight,
+    OnResponse,
+    OnToken,
+    Response,
+    StopReason,
+    in_flight,
+    make_response,
+)
 from esr_utils.engines.ndif_checks import NDIFError, Service
 from esr_utils.models import Pair
 from esr_utils.sae import SAE
@@ -117,13 +125,12 @@ class NDIFEngine:
         """
         import nnsight
 
-        edited, activations, drawn = (
-            inspect.unwrap(function) for function in (shipped.edited, shipped.activations, shipped.drawn)
-        )
+        sent = (shipped.visited, shipped.chosen, shipped.edited, shipped.activations, shipped.drawn)
+        visited, chosen, edited, activations, drawn = map(inspect.unwrap, sent)
         nnsight.register(shipped)
         decoder = self.model.model
         blocks = decoder.language_model.layers if hasattr(self.pair.model.model, "language_model") else decoder.layers
-        head, end, ends = self.model.lm_head, self.pair.end_of_turn, sorted(self.pair.stop_ids)
+        head, ends = self.model.lm_head, [self.pair.end_of_turn, *sorted(self.pair.stop_ids)]
         options = {"do_sample": False, "repetition_penalty": 1.0, "eos_token_id": ends, "max_new_tokens": n_steps}
         cap = getattr(self.pair.text_config, "final_logit_softcapping", None)
         with self._explained(), self.model.generate(**options, **self._destination()) as tracer:
@@ -134,25 +141,14 @@ class NDIFEngine:
                     for step in tracer.iter[: max(1, job["n_new"])]:
                         for layer in layers:
                             resid = blocks[layer].output
-                            response = resid.shape[1] - job["n_prefill"] if step == 0 else 0
+                            resid = visited(resid, layer, step, job, answer, edited, activations)
                             if layer in job["edits"]:
-                                first = response if job["spares_prompt"] else 0
-                                resid = edited(resid, first, job["edits"][layer], activations)
                                 blocks[layer].output = resid
-                            if layer == job["reading_layer"]:
-                                answer["acts"].append(activations(resid[0, response:], job["recorded"]).float().cpu())
-                            if layer in job["kept"]:
-                                answer["resid"].setdefault(layer, []).append(resid[0, response:].cpu())
                         logits = head.output
-                        token = end
-                        if job["n_new"]:
-                            last = logits[0, -1] if cap is None else cap * torch.tanh(logits[0, -1] / cap)
-                            seen = job["ids"] + answer["tokens"]
-                            token = drawn(last, seen, job["uniforms"][step], job["sampling"])
-                            answer["tokens"].append(token)
+                        token = chosen(logits, step, job, answer, cap, drawn)
                         is_last = step + 1 >= job["n_new"] or token == -1 or token in ends
                         forced = torch.full_like(logits, -1e4)
-                        forced[:, -1, end if is_last else token] = 1e4
+                        forced[:, -1, ends[0] if is_last else token] = 1e4
                         head.output = forced
                         if is_last:
                             break
@@ -221,7 +217,10 @@ def _jobs(group: list[InFlight], pair: Pair) -> list[dict]:
         layer: {"columns": _columns(pair.sae, edit.latents), "directions": pair.sae.W_dec[edit.latents]}
         for layer, edit in interventions.edits.items()
     }
-    recorded = {latents: _columns(pair.sae, torch.tensor(latents, dtype=torch.long)) for latents in {row.row.record for row in group}}
+    recorded = {
+        latents: _columns(pair.sae, torch.tensor(latents, dtype=torch.long))
+        for latents in {row.row.record for row in group}
+    }
     return [
         {
             "ids": [*row.prompt.ids, *row.tokens],

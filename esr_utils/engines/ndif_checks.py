@@ -38,10 +38,14 @@ def find_service(address: str, repo: str, revision: str = "main") -> Service:
 
     host = CONFIG.API.HOST if address == "ndif" else address.rstrip("/")
     if not host.startswith(("http://", "https://")):
-        raise NDIFError(f"{ADDRESS_VARIABLE}={address} is neither ndif nor an address that starts with http:// or https://")
+        raise NDIFError(
+            f"{ADDRESS_VARIABLE}={address} is neither ndif nor an address that starts with http:// or https://"
+        )
     api_key = os.environ.get(KEY_VARIABLE, "")
     if address == "ndif" and not api_key:
-        raise NDIFError(f"{KEY_VARIABLE} is not set; get a key at https://login.ndif.us and put it into the environment")
+        raise NDIFError(
+            f"{KEY_VARIABLE} is not set; get a key at https://login.ndif.us and put it into the environment"
+        )
     deployments = _get(host, "/status").get("deployments", {})
     model_key = _running(deployments, host, repo, revision)
     check_versions(_get(host, "/env"), host)
@@ -77,12 +81,13 @@ def _running(deployments: dict, host: str, repo: str, revision: str) -> str:
     """The key of the deployment that answers for ``repo``."""
     ours = {key: d for key, d in deployments.items() if d.get("repo_id") == repo and d.get("task") in (None, TASK)}
     up = {key: d for key, d in ours.items() if d.get("application_state") == RUNNING}
-    for key, deployment in up.items():
-        if (deployment.get("revision") or "main") == revision:
-            return deployment.get("model_key") or key
+    revisions = {key: d.get("revision") or "main" for key, d in up.items()}
     if up:
-        has = ", ".join(sorted(d.get("revision") or "main" for d in up.values()))
-        raise NDIFError(f"{host} runs {repo} at revision {has}, not at {revision}; give the pair that revision")
+        key = next((key for key, runs in revisions.items() if runs == revision), next(iter(up)))
+        if revisions[key] != revision:
+            told = f"{host} runs {repo} at revision {revisions[key]}, and the pair is pinned to {revision}"
+            warnings.warn(f"{told}; its weights may have changed since", stacklevel=4)
+        return up[key].get("model_key") or key
     if ours:
         states = ", ".join(sorted({str(d.get("application_state")) for d in ours.values()}))
         raise NDIFError(f"{repo} is not up on {host} (it is {states}); wait until it is {RUNNING}, or ask for it")

@@ -11,7 +11,7 @@ from esr_utils.steering import Interventions
 
 
 class NNsightEngine(RereadEngine):
-    """Runs rows through nnsight traces, on a copy of the pair's model (nnsight replaces the forward of every module)."""
+    """Runs rows through nnsight traces on a copy of the pair's model: nnsight replaces the forward of every module."""
 
     name = "nnsight"
 

@@ -1,7 +1,8 @@
 """What runs inside a model on another machine: plain torch, one row, no other name of this package.
 
-The source of these functions travels with a request, since the server does not have this package. They are
-``LayerEdit.apply``, ``SAE.encode`` and ``Sampler.draw`` for a single row; the tests hold them to those.
+The source of these functions travels with a request, since the server does not have this package; each is handed the
+others that it calls. They are ``LayerEdit.apply``, ``SAE.encode`` and ``Sampler.draw`` for one row, and tests hold them
+to those.
 """
 
 import torch
@@ -14,6 +15,30 @@ def activations(resid: Tensor, columns: dict) -> Tensor:
     resid = resid.double() if sent["b_dec"] is None else resid.double() - sent["b_dec"]
     acts = (resid @ sent["W_enc"] + sent["b_enc"]).relu()
     return acts if sent["threshold"] is None else torch.where(acts > sent["threshold"], acts, 0.0)
+
+
+def visited(
+    resid: Tensor, layer: int, step: int, job: dict, answer: dict, edited: object, activations: object
+) -> Tensor:
+    """The stream that leaves a block at one step, edited if the row asks for it; what the row records is kept."""
+    response = resid.shape[1] - job["n_prefill"] if step == 0 else 0
+    if layer in job["edits"]:
+        resid = edited(resid, response if job["spares_prompt"] else 0, job["edits"][layer], activations)
+    if layer == job["reading_layer"]:
+        answer["acts"].append(activations(resid[0, response:], job["recorded"]).float().cpu())
+    if layer in job["kept"]:
+        answer["resid"].setdefault(layer, []).append(resid[0, response:].cpu())
+    return resid
+
+
+def chosen(logits: Tensor, step: int, job: dict, answer: dict, cap: object, drawn: object) -> int:
+    """The token drawn at one step, kept in ``answer``; -1 also for a row that only reads."""
+    if not job["n_new"]:
+        return -1
+    last = logits[0, -1] if cap is None else cap * torch.tanh(logits[0, -1] / cap)
+    token = drawn(last, job["ids"] + answer["tokens"], job["uniforms"][step], job["sampling"])
+    answer["tokens"].append(token)
+    return token
 
 
 def edited(resid: Tensor, first: int, edit: dict, read: object) -> Tensor:

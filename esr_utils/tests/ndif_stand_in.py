@@ -1,7 +1,7 @@
 """NDIF's routes on loopback, as nnsight's client expects them; requests run on the model in a folder.
 
-Run as a program, ``ndif_stand_in.py PORT_FILE MODEL_FOLDER``: this package, jaxtyping and beartype cannot be imported in
-it, as on a real server, so what a request does not bring along is missing. The first part of a path says what the
+Run as a program, ``ndif_stand_in.py PORT_FILE MODEL_FOLDER``: this package, jaxtyping and beartype cannot be imported
+in it, as on a real server, so what a request does not bring along is missing. The first part of a path says what the
 server is like: ``run`` works, the others fail in their own way.
 """
 

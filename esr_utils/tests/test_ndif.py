@@ -10,11 +10,14 @@ import threading
 import time
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from esr_utils import study
+from esr_utils.catalogue import PairEntry
 from esr_utils.engines import shipped
 from esr_utils.engines.base import Sampler
 from esr_utils.engines.hf import HFEngine
@@ -22,11 +25,13 @@ from esr_utils.engines.ndif import Estimate, NDIFEngine
 from esr_utils.engines.ndif_checks import NDIFError, Service, find_service
 from esr_utils.models import Pair
 from esr_utils.steering import Ablate, Row, Sampling
+from esr_utils.study import load_engine
 from esr_utils.tests import ndif_stand_in
 from esr_utils.tests.conftest import tiny_pair
 from esr_utils.tests.test_engines import GREEDY, PLAIN, ROWS, assert_same
 
 N_SENT = 12
+SENT = ("visited", "chosen", "edited", "activations", "drawn")
 pytestmark = pytest.mark.filterwarnings("ignore:.*the first .* rows took:UserWarning")
 
 
@@ -88,10 +93,12 @@ def test_what_is_sent_draws_as_the_engines_do(temperature, top_p, penalty):
 
 
 def test_a_row_without_numbers_ends_as_overflow(tiny_llama):
-    assert shipped.drawn(torch.tensor([1.0, torch.nan]), [0], 0.5, {"temperature": 0.0, "repetition_penalty": 1.0}) == -1
+    assert (
+        shipped.drawn(torch.tensor([1.0, torch.nan]), [0], 0.5, {"temperature": 0.0, "repetition_penalty": 1.0}) == -1
+    )
 
 
-@pytest.mark.parametrize("function", [shipped.activations, shipped.edited, shipped.drawn])
+@pytest.mark.parametrize("function", [getattr(shipped, name) for name in SENT])
 def test_what_is_sent_names_nothing_but_torch(function):
     free = inspect.getclosurevars(inspect.unwrap(function))
     assert not free.nonlocals
@@ -140,7 +147,10 @@ def test_a_response_is_one_request_and_neither_a_whole_sae_nor_logits_travel(ser
 def test_the_first_of_several_requests_says_what_the_run_will_take(server, tiny_llama):
     with pytest.warns(UserWarning, match=r"tiny-llama on ndif: the first 2 rows took [\d.]+ s .* 4 rows take"):
         engine_at(f"{server}/run", tiny_llama, batch_size=2).generate(ROWS[:4])
-    assert str(Estimate(12.0, 4, 400)) == "the first 4 rows took 12.0 s (3.0 s a row); at that rate 400 rows take 20 minutes"
+    assert (
+        str(Estimate(12.0, 4, 400))
+        == "the first 4 rows took 12.0 s (3.0 s a row); at that rate 400 rows take 20 minutes"
+    )
 
 
 def test_a_stop_event_is_seen_between_requests(server, tiny_llama):
@@ -168,9 +178,31 @@ def test_a_server_that_cannot_be_used_is_refused_in_a_sentence(server, kind, sen
         find_service(f"{server}/{kind}", ndif_stand_in.REPO)
 
 
-def test_another_revision_is_refused(server):
-    with pytest.raises(NDIFError, match=r"runs tiny/llama at revision main, not at abc; give the pair that revision"):
+def test_another_revision_is_told(server):
+    with pytest.warns(
+        UserWarning, match=r"runs tiny/llama at revision main, and the pair is pinned to abc; its weights"
+    ):
         find_service(f"{server}/run", ndif_stand_in.REPO, "abc")
+
+
+def test_the_variable_chooses_the_engine_of_a_pair_that_is_not_embedded(server, tiny_llama, monkeypatch):
+    loaded = []
+
+    def load(name: str, *, weights: bool = True) -> Pair:
+        loaded.append((name, weights))
+        return without_weights(tiny_llama) if not weights else tiny_llama
+
+    entry = PairEntry(name="tiny", model=ndif_stand_in.REPO, release="r", sae_id="s")
+    monkeypatch.setattr("esr_utils.models.load_pair", load)
+    monkeypatch.setenv("ESR_NNSIGHT", f"{server}/run")
+    assert load_engine("smollm2-135m").name == "hf"
+    monkeypatch.setattr(study, "find_entry", lambda name: entry)
+    engine = load_engine("tiny")
+    assert (engine.name, engine.pair.model.device.type) == ("ndif", "meta")
+    assert loaded == [("smollm2-135m", True), ("tiny", False)]
+    monkeypatch.setattr(study, "find_entry", lambda name: replace(entry, adapter=Path("a")))
+    with pytest.raises(NDIFError, match="tiny has an adapter that only this machine has; unset ESR_NNSIGHT"):
+        load_engine("tiny")
 
 
 def test_a_lesser_difference_of_versions_is_said_and_allowed(server):
