@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,29 +16,39 @@ from torch import Tensor
 
 from esr_utils.catalogue import find_entry
 from esr_utils.engines.hf import HFEngine
+from esr_utils.neuronpedia import neuronpedia_labels
 from esr_utils.steering import Row, Sampling
 
 RULES = ("paper", "code")
 N_DROPPED_PER_QUESTION = 100  # paper, section 2.2
 CONCRETE_RATING = 65.0  # authors' code, on its scale of 0 to 100
+NO_CONCRETENESS = "these labels carry no concreteness, so that none is left out as abstract: a departure from the paper"
 SILENT = 1e-6  # at or below this an activation counts as zero, whatever the dtype
 
 
 @lru_cache(maxsize=4)
 def load_labels(pair: str) -> pd.DataFrame:
-    """One line a live latent, indexed by latent: label, density, max_activation, concreteness, topics.
+    """One line a labelled latent, indexed by latent: label, density, max_activation, concreteness, topics.
 
     ``density`` is the share of corpus tokens on which the latent fires. ``concreteness`` is 100 for a latent that
-    fires on one topic only and 0 for one that fires on all alike.
+    fires on one topic only and 0 for one that fires on all alike. Labels from Neuronpedia carry neither (NaN).
+
+    Raises:
+        ValueError: the pair has no labels. LabelsError: they could not be had.
     """
-    return pd.read_csv(find_entry(pair).sae_folder.parent / "labels.csv", index_col="latent")
+    entry = find_entry(pair)
+    if entry.labels is None:
+        raise ValueError(f"{pair} has no labels; give its entry a table, or a source of Neuronpedia")
+    if isinstance(entry.labels, Path):
+        return pd.read_csv(entry.labels, index_col="latent")
+    return neuronpedia_labels(entry.labels, d_sae=entry.shape and entry.shape.d_sae)
 
 
 def load_contexts(pair: str, latent: int) -> list[dict]:
     """Strongest contexts of a latent: ``tokens``, ``acts`` (one a token) and ``peak`` (index of the strongest).
 
     Raises:
-        KeyError: the latent has none, because it never fired in the corpus.
+        KeyError: the latent has none, because it never fired in the corpus. ValueError: no latent of the pair has.
     """
     contexts = _all_contexts(pair)
     if latent not in contexts:
@@ -46,7 +58,10 @@ def load_contexts(pair: str, latent: int) -> list[dict]:
 
 @lru_cache(maxsize=2)
 def _all_contexts(pair: str) -> dict[int, list[dict]]:
-    path = find_entry(pair).sae_folder.parent / "contexts.jsonl.gz"
+    labels = find_entry(pair).labels
+    if not isinstance(labels, Path):
+        raise ValueError(f"{pair} has no contexts: they come with a label table of this kit")
+    path = labels.parent / "contexts.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         lines = map(json.loads, file)
         return {line["latent"]: line["contexts"] for line in lines}
@@ -113,9 +128,13 @@ def is_concrete(labels: pd.DataFrame, *, rule: str = "paper") -> pd.Series:
     """Which labels are concrete. ``paper``: at or above the median; ``code``: rated at least 65 of 100.
 
     Differs from the paper: the embedded labels carry concreteness measured on topics, not a language model's rating.
+    Labels that carry none at all count as concrete, with a warning.
     """
     if rule not in RULES:
         raise ValueError(f"rule {rule!r} is neither 'paper' nor 'code'")
+    if labels["concreteness"].isna().all():
+        warnings.warn(NO_CONCRETENESS, stacklevel=2)
+        return pd.Series(True, index=labels.index)
     threshold = labels["concreteness"].median() if rule == "paper" else CONCRETE_RATING
     return labels["concreteness"] >= threshold
 

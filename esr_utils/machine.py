@@ -8,7 +8,7 @@ import pandas as pd
 
 from esr_utils.catalogue import BATCH_ROWS, CATALOGUE, DTYPE_BYTES, GIB, PairEntry
 
-USABLE = 0.9  # share of the memory that a pair may take; the rest is for passes, drivers and other programs
+USABLE = 0.95  # share of the memory that a pair may take; the rest is for passes, drivers and other programs
 
 
 class MachineError(RuntimeError):

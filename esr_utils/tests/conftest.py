@@ -6,6 +6,7 @@ The tiny models know nothing, but the laws of an engine do not depend on what a 
 import pytest
 import torch
 
+from esr_utils.catalogue import CATALOGUE, PairEntry
 from esr_utils.models import Pair, load_pair
 from esr_utils.sae import SAE
 
@@ -119,6 +120,19 @@ def tiny_llama() -> Pair:
 def embedded_pair() -> Pair:
     """The real model with its shipped SAE, in bfloat16 as users run it."""
     return load_pair("smollm2-135m")
+
+
+@pytest.fixture
+def catalogue(request) -> dict[str, PairEntry]:
+    """The catalogue, which the test may change."""
+    kept = dict(CATALOGUE)
+
+    def restore() -> None:
+        CATALOGUE.clear()
+        CATALOGUE.update(kept)
+
+    request.addfinalizer(restore)  # noqa: PT021 - the import hook of jaxtyping keeps yield fixtures from running
+    return CATALOGUE
 
 
 # Faults of the restart gate that are known and not mended yet; a test that passes again must be taken from this list.
