@@ -21,8 +21,12 @@ test: $(STAMP) ## run the tests on the CPU
 figures: $(STAMP) ## redraw the figures from committed results, without a model
 	@$(VENV_PYTHON) -m esr_utils.plots
 
-explore: $(STAMP) ## open JupyterLab on the latent explorer
+explore: $(STAMP) ## open JupyterLab on the latent explorer; with APP=1 the explorer alone, as an app
+ifeq ($(APP),1)
+	@$(VENV_PYTHON) -m esr_utils.explorer.serve
+else
 	@$(VENV_PYTHON) -m jupyterlab notebooks/00_latent_explorer.ipynb
+endif
 
 bench: $(STAMP) ## measure the speed of the engines on this machine
 	@$(VENV_PYTHON) -m esr_utils.bench

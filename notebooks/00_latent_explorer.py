@@ -62,7 +62,7 @@ run = open_run(results_dir(PAIRS[-1], "explorer", SCALE), asdict(settings) | {"s
 # attempts to score about 30 of 100; *relative* is a share of the median norm of the residual stream. A second click
 # cancels the first run. Arrow keys move through the tokens of an answer.
 
-# %%
+# %% tags=["explorer"]
 App(explorer, gallery=prepared, n_tries=settings.n_tries).root
 
 # %% [markdown]

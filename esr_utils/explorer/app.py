@@ -13,7 +13,7 @@ from esr_utils.explorer.core import Explorer
 from esr_utils.explorer.jobs import Jobs
 from esr_utils.explorer.kept import KEPT, Prepared, keep
 from esr_utils.explorer.page import to_html
-from esr_utils.explorer.picking import Finder, Measure, PickLine
+from esr_utils.explorer.picking import WRAPPED, Finder, Measure, PickLine
 from esr_utils.explorer.shown import Shown
 from esr_utils.explorer.state import Pick, State, StateError
 from esr_utils.explorer.subject import Subject
@@ -22,7 +22,6 @@ from esr_utils.explorer.worker import Job, Worker
 from esr_utils.records import digest, write_whole
 
 N_LISTED = 60
-WRAPPED = w.Layout(flex_flow="row wrap", align_items="center")
 
 
 class App:
@@ -125,8 +124,9 @@ class App:
     def save_page(self) -> None:
         """Write the answers shown as one HTML file."""
         if shown := self._shown_or_say():
-            path = self.folder / "pages" / f"{digest(shown.to_dict())[:12]}.html"
-            write_whole(path, to_html(shown))
+            page = to_html(shown, swept=self.jobs.swept)
+            path = self.folder / "pages" / f"{digest(page)[:12]}.html"
+            write_whole(path, page)
             self.jobs.say(f"saved as {_told(path)}")
 
     def load_text(self) -> None:
@@ -248,7 +248,7 @@ class App:
 
 def _make_buttons(n_tries: int) -> dict[str, w.Widget]:
     limit = w.BoundedIntText(description="tries", min=1, max=4096, value=n_tries, layout=w.Layout(width="150px"))
-    limit.style = {"description_width": "50px"}
+    limit.style, limit.tooltip = {"description_width": "50px"}, "most seeds that are tried to find an episode"
     return {
         "run": w.Button(description="Run", button_style="primary", icon="play"),
         "stop": w.Button(description="Stop", icon="stop", disabled=True),

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import ipywidgets as w
 
 from esr_utils.explorer.kept import Prepared
-from esr_utils.explorer.picking import LABELLED, WIDE, escape
+from esr_utils.explorer.picking import HALF, INDENT, LABELLED, WIDE, WRAPPED, escape
+from esr_utils.explorer.slider import Slider
 from esr_utils.explorer.state import LARGEST, Pick, State
 from esr_utils.meta_prompting import KINDS, load_meta_prompts
 from esr_utils.prompts import SPLITS, load_prompts
 
 SCOPES = (("question and answer", "all"), ("answer only", "generated"))
-HALF = w.Layout(width="49%", min_width="180px")
 
 
 class Settings:
@@ -30,17 +30,31 @@ class Settings:
         self.question.layout, self.question.style = HALF, LABELLED
         self.prompt = w.Textarea(description="prompt", rows=2, layout=WIDE, style=LABELLED)
         self.meta_prompt = w.Dropdown(description="suffix", options=KINDS, layout=HALF, style=LABELLED)
-        self.wording = w.BoundedIntText(description="wording", min=0, max=LARGEST, layout=HALF, style=LABELLED)
-        self.suffix = w.HTML(layout=w.Layout(margin="0 0 0 88px"))
-        self.seed = w.BoundedIntText(description="seed", min=0, max=LARGEST, layout=HALF, style=LABELLED)
+        self.wording = w.BoundedIntText(
+            description="wording",
+            tooltip="number of the wording of the suffix",
+            min=0,
+            max=LARGEST,
+            layout=HALF,
+            style=LABELLED,
+        )
+        self.suffix = w.HTML(layout=w.Layout(margin=INDENT))
+        self.seed = w.BoundedIntText(
+            description="seed", tooltip="seed of the three answers", min=0, max=LARGEST, layout=HALF, style=LABELLED
+        )
         self.temperature = w.BoundedFloatText(
-            description="temperature", min=0, max=10, step=0.1, layout=HALF, style=LABELLED
+            description="temperature", tooltip="0 is greedy", min=0, max=10, step=0.1, layout=HALF, style=LABELLED
         )
-        self.n_tokens = w.BoundedIntText(description="tokens", min=1, max=LARGEST, layout=HALF, style=LABELLED)
+        self.n_tokens = w.BoundedIntText(
+            description="tokens", tooltip="most tokens of an answer", min=1, max=LARGEST, layout=HALF, style=LABELLED
+        )
         self.scope = w.Dropdown(description="edits on", options=SCOPES, layout=HALF, style=LABELLED)
-        self.share = w.FloatSlider(
-            description="detectors", min=0, max=1, step=0.05, layout=WIDE, style=LABELLED, tooltip="share ablated"
-        )
+        self.share = w.BoundedFloatText(description="detectors", min=0, max=1, step=0.05, style=LABELLED)
+        self.share.layout, self.share.tooltip = w.Layout(width="190px"), "share of the detectors that is ablated"
+        self.slider = Slider(name="share of the detectors that is ablated", low=0, high=1, step=0.05)
+        self.slider.marks = [("nothing", 0.1), ("half", 0.5), ("all", 0.96)]
+        self.slider.layout = w.Layout(flex="1 1 160px")
+        w.link((self.slider, "value"), (self.share, "value"))
         self._connect(on_pair)
         pairs_of = [
             (self.split, self.question),
@@ -48,8 +62,9 @@ class Settings:
             (self.seed, self.temperature),
             (self.n_tokens, self.scope),
         ]
-        lines = [w.HBox(both, layout=w.Layout(flex_flow="row wrap")) for both in pairs_of]
-        parts = [self.pair, lines[0], self.prompt, lines[1], self.suffix, *lines[2:], self.share]
+        lines = [w.HBox(both, layout=WRAPPED) for both in pairs_of]
+        share = w.HBox([self.share, self.slider], layout=WRAPPED)
+        parts = [self.pair, lines[0], self.prompt, lines[1], self.suffix, *lines[2:], share]
         self.root = w.VBox(parts, layout=w.Layout(flex="1 1 420px", min_width="0"))
 
     def _connect(self, on_pair: Callable[[], None]) -> None:
@@ -112,5 +127,5 @@ class Saving:
         self.page = w.Button(description="Save as page", icon="file-code-o", tooltip="one HTML file that stands alone")
         self.keep = w.Button(description="Keep trial", icon="save", tooltip="add the answers to the results folder")
         buttons = [self.as_string, self.as_json, self.load, self.page, self.keep]
-        row = w.HBox(buttons, layout=w.Layout(flex_flow="row wrap", margin="0 0 0 88px"))
+        row = w.HBox(buttons, layout=w.Layout(flex_flow="row wrap", margin=INDENT))
         self.root = w.VBox([self.text, row])

@@ -203,7 +203,9 @@ class Answers {
     this.scale = make("span", { class: "esr-scale" });
     this.bar = make("div", { class: "esr-bar" }, make("label", {}, "colour tokens by ", this.choice), this.scale);
     this.grid = make("div", { class: isSmall ? "esr-strip" : "esr-grid" });
-    root.append(this.bar, this.grid);
+    this.title = make("h3", { class: "esr-title" });
+    this.title.hidden = !isSmall;
+    root.append(this.title, this.bar, this.grid);
     this.bar.style.visibility = "hidden";
   }
 
@@ -223,6 +225,7 @@ class Answers {
   setShown(shown, colour) {
     this.shown = shown;
     const names = Object.keys(shown.series);
+    this.title.textContent = sweepTitle(shown.state);
     this.colour = names.includes(colour) ? colour : names[0];
     this.setArms(shown.answers.map((answer) => answer.arm));
     this.choice.replaceChildren(...names.map((name) => make("option", { value: name }, optionName(name, shown))));
@@ -240,6 +243,11 @@ class Answers {
     this.scale.replaceChildren(isSigned ? `−${most}` : "0", make("span", { class: isSigned ? "esr-ramp esr-signed" : "esr-ramp" }), most);
     for (const panel of this.panels) panel.setColour(this.shown, colour);
   }
+}
+
+function sweepTitle(state) {
+  const picks = state.picks.filter((pick) => pick.strength).map((pick) => `latent ${pick.latent} at ${told(pick.strength)}`);
+  return `sweep: ${state.prompt} (${picks.join(", ")}; seed ${state.seed})`;
 }
 
 function optionName(name, shown) {
@@ -310,8 +318,13 @@ function drawCard(root, card, onLatent) {
   );
 }
 
-function drawPage(root, shown) {
+// ``swept`` is null where no sweep was made.
+function drawPage(root, shown, swept) {
   root.textContent = "";
   root.classList.add("esr-view");
   new Answers(root).setShown(shown, shown.state.colour);
+  if (!swept) return;
+  const strip = make("div", {});
+  root.append(strip);
+  new Answers(strip, { isSmall: true }).setShown(swept, swept.state.colour);
 }

@@ -36,11 +36,13 @@ class Jobs:
 
     Attributes:
         shown: the last answers that were shown.
+        swept: the last sweep that was shown.
     """
 
     def __init__(self, explorer: Explorer, view: View, card_view: View):
         self.explorer, self.view, self.card_view = explorer, view, card_view
         self.shown: Shown | None = None
+        self.swept: Shown | None = None
 
     def run(self, state: State, job: Job) -> None:
         started = time.monotonic()
@@ -59,6 +61,7 @@ class Jobs:
     def sweep(self, state: State, job: Job) -> None:
         swept = self.explorer.sweep(state, stop=job.stop)
         if not job.is_replaced:
+            self.swept = swept
             self.view.strip = swept.to_dict()
             self.say("the sweep is below the answers")
 

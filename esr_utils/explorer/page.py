@@ -25,21 +25,24 @@ FRAME = """<!doctype html>
 <script type="application/json" id="esr-data">{data}</script>
 <script>
 {script}
-drawPage(document.getElementById("esr-view"), JSON.parse(document.getElementById("esr-data").textContent));
+const data = JSON.parse(document.getElementById("esr-data").textContent);
+drawPage(document.getElementById("esr-view"), data.shown, data.swept);
 </script>
 </body>
 </html>
 """
 
 
-def to_html(shown: Shown) -> str:
-    """The answers with their colours, traces and numbers, and the state that made them."""
+def to_html(shown: Shown, *, swept: Shown | None = None) -> str:
+    """The answers with their colours, traces and numbers, the state that made them, and a sweep if there is one."""
+    answers = [*shown.answers, *(swept.answers if swept else ())]
+    data = {"shown": shown.to_dict(), "swept": swept.to_dict() if swept else None}
     return FRAME.format(
         title=html.escape(shown.state.prompt),
         css=(FOLDER / "view.css").read_text(encoding="utf-8"),
         settings=_settings(shown),
-        plain="".join(_plain(answer) for answer in shown.answers),
-        data=_inert(json.dumps(shown.to_dict(), ensure_ascii=False, allow_nan=False)),
+        plain="".join(_plain(answer) for answer in answers),
+        data=_inert(json.dumps(data, ensure_ascii=False, allow_nan=False)),
         script=(FOLDER / "draw.js").read_text(encoding="utf-8"),
     )
 

@@ -7,11 +7,15 @@ import ipywidgets as w
 import pandas as pd
 
 from esr_utils.explorer.lookup import options
+from esr_utils.explorer.slider import Slider
 from esr_utils.explorer.state import Pick
 
 WIDE = w.Layout(width="auto")
+HALF = w.Layout(width="49%", min_width="180px")
 NARROW = w.Layout(width="92px")
-LABELLED = {"description_width": "84px"}
+WRAPPED = w.Layout(flex_flow="row wrap", align_items="center")
+LABELLED = {"description_width": "104px"}
+INDENT = "0 0 0 108px"  # of what stands under labelled controls
 SLIDER_REACH = 2.0  # of a slider, as a multiple of the calibrated strength
 SLIDER_SHARE = 1.0  # and, where there is none, as a share of the median norm
 
@@ -28,6 +32,11 @@ class Measure:
         """Strength at the end of the slider."""
         return SLIDER_REACH * self.calibrated if self.calibrated else SLIDER_SHARE / self.relative
 
+    @property
+    def marks(self) -> list[tuple[str, float]]:
+        """What stands on the slider: zero, and the calibrated strength."""
+        return [("0", 0.0)] + ([(f"calibrated {self.calibrated:.4g}", self.calibrated)] if self.calibrated else [])
+
 
 class PickLine:
     """One picked latent: slider and number box of its strength, raw and relative, and the share that is ablated.
@@ -40,15 +49,14 @@ class PickLine:
         self.latent = pick.latent
         self.measure: Measure | None = None
         self.name = w.HTML(layout=w.Layout(flex="2 1 200px", min_width="0"))
-        self.slider = w.FloatSlider(description="strength", readout=False, style=LABELLED, disabled=True)
-        self.slider.tooltip = "half way from the middle to either end is the calibrated strength, if it is known"
-        self.slider.layout = w.Layout(flex="2 1 190px")
+        self.slider = Slider(name=f"strength of latent {pick.latent}", layout=w.Layout(flex="2 1 190px"))
         self.raw = w.FloatText(value=pick.strength, layout=NARROW, tooltip="strength, raw units")
         self.relative = w.FloatText(layout=NARROW, disabled=True, tooltip="strength as a share of the median norm")
         self.calibrate = w.Button(layout=w.Layout(width="130px"), disabled=True)
         self.share = w.BoundedFloatText(description="ablate", min=0.0, max=1.0, step=0.1, value=pick.share)
+        self.share.tooltip = "share of the latent's contribution that is taken away"
         self.share.layout, self.share.style = w.Layout(width="130px"), {"description_width": "50px"}
-        self.drop = w.Button(icon="times", tooltip=f"drop latent {pick.latent}", layout=w.Layout(width="34px"))
+        self.drop = w.Button(description="Drop", tooltip=f"drop latent {pick.latent}", layout=w.Layout(width="58px"))
         self._is_setting = False
         self.raw.observe(lambda change: self.set_strength(change["new"]), "value")
         self.slider.observe(lambda change: self.set_strength(change["new"]), "value")
@@ -57,15 +65,15 @@ class PickLine:
         self.drop.on_click(lambda button: on_remove(self))
         units = w.HBox([self.raw, w.Label("raw"), self.relative, w.Label("relative"), self.calibrate])
         edits = w.HBox([self.share, self.drop])
-        layout = w.Layout(flex_flow="row wrap", align_items="center")
-        self.root = w.HBox([self.name, self.slider, units, edits], layout=layout)
+        self.root = w.HBox([self.name, self.slider, units, edits], layout=WRAPPED)
         self.name.value = f"<b>{self.latent}</b>"
 
     def measure_by(self, measure: Measure, label: str) -> None:
         """Take over a subject's units; the raw strength stays."""
         self.measure = measure
         self.name.value = f"<b>{self.latent}</b> {escape(label)}"
-        self.slider.disabled = self.relative.disabled = False
+        self.relative.disabled = False
+        self.slider.low, self.slider.high, self.slider.marks = -measure.reach, measure.reach, measure.marks
         self.calibrate.disabled = measure.calibrated is None
         known = measure.calibrated is not None
         self.calibrate.description = f"calibrated {measure.calibrated:.0f}" if known else "not calibrated"
@@ -76,10 +84,7 @@ class PickLine:
         if self._is_setting or self.measure is None:
             return
         self._is_setting = True
-        reach = max(self.measure.reach, 1e-6)
-        self.slider.min, self.slider.max, self.slider.step = -reach, reach, reach / 200
-        self.slider.value = min(max(strength, -reach), reach)
-        self.raw.value = float(f"{strength:.6g}")
+        self.slider.value = self.raw.value = float(f"{strength:.6g}")
         self.relative.value = float(f"{strength * self.measure.relative:.4g}")
         self._is_setting = False
 
@@ -113,26 +118,23 @@ class Finder:
         self.way = w.Dropdown(options=self.WAYS, description="search by", layout=WIDE, style=LABELLED)
         self.text = w.Text(description="words", placeholder="jazz, or a number", layout=WIDE, style=LABELLED)
         self.text.continuous_update = False
-        self.density = w.FloatLogSlider(description="density to", min=-4, max=0, value=1.0, step=0.1, style=LABELLED)
-        self.concreteness = w.IntRangeSlider(
-            description="concrete", min=0, max=100, value=(0, 100), continuous_update=False, style=LABELLED
-        )
-        self.density.continuous_update, self.density.readout_format = False, ".2g"
-        self.density.layout = self.concreteness.layout = WIDE
+        self.density = _range("density %", "share of corpus tokens on which a latent fires, in percent")
+        self.concreteness = _range("concrete", "how much a latent keeps to few topics, from 0 to 100")
         self.found = w.Select(description="found", rows=7, layout=WIDE, style=LABELLED)
-        self.count = w.HTML(layout=w.Layout(margin="0 0 0 88px"))
-        self.add = w.Button(description="Pick this latent", icon="plus", layout=w.Layout(margin="0 0 0 88px"))
-        for control in (self.way, self.text, self.density, self.concreteness):
+        self.count = w.HTML(layout=w.Layout(margin=INDENT))
+        self.add = w.Button(description="Pick this latent", icon="plus", layout=w.Layout(margin=INDENT))
+        for control in (self.way, self.text, *self.density, *self.concreteness):
             control.observe(lambda change: on_search(), "value")
         self.found.observe(lambda change: self._with_found(on_choose), "value")
         self.add.on_click(lambda button: self._with_found(on_pick))
-        parts = [self.way, self.text, self.density, self.concreteness, self.found, self.count, self.add]
+        ranges = [w.HBox(ends, layout=WRAPPED) for ends in (self.density, self.concreteness)]
+        parts = [self.way, self.text, *ranges, self.found, self.count, self.add]
         self.root = w.VBox(parts, layout=w.Layout(flex="1 1 420px", min_width="0"))
 
     def filters(self) -> dict[str, tuple[float, float]]:
         """Ranges of density (a share of tokens) and of concreteness (0 to 100)."""
-        least, most = self.concreteness.value
-        return {"density": (0.0, float(self.density.value)), "concreteness": (float(least), float(most))}
+        percent = tuple(end.value / 100 for end in self.density)
+        return {"density": percent, "concreteness": tuple(end.value for end in self.concreteness)}
 
     def list(self, found: pd.DataFrame, *, n: int) -> None:
         """Show the first ``n`` of what was found."""
@@ -144,6 +146,16 @@ class Finder:
     def _with_found(self, call: Callable[[int], None]) -> None:
         if self.found.value is not None:
             call(self.found.value)
+
+
+def _range(name: str, tooltip: str) -> tuple[w.BoundedFloatText, w.BoundedFloatText]:
+    """Boxes for both ends of a filter from 0 to 100."""
+    return tuple(
+        w.BoundedFloatText(
+            description=text, min=0, max=100, value=value, step=1, tooltip=tooltip, layout=HALF, style=LABELLED
+        )
+        for text, value in ((f"{name} from", 0), ("to", 100))
+    )
 
 
 def escape(text: str) -> str:

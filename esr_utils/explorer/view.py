@@ -8,7 +8,8 @@ import traitlets as t
 FOLDER = Path(__file__).parent
 
 
-def _text(*names: str) -> str:
+def text_of(*names: str) -> str:
+    """Front-end files of this folder, one after another."""
     return "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
 
 
@@ -25,8 +26,8 @@ class View(anywidget.AnyWidget):
         wanted: latent whose card a reader asked for, set by the front end; -1 is none.
     """
 
-    _esm = _text("draw.js", "view.js")
-    _css = _text("view.css")
+    _esm = text_of("draw.js", "view.js")
+    _css = text_of("view.css")
     part = t.Enum(["answers", "card"], default_value="answers").tag(sync=True)
     live = t.Dict().tag(sync=True)
     shown = t.Dict().tag(sync=True)

@@ -27,6 +27,21 @@ SHAPE = {
 TINY = ("llama", "gemma2", "gemma3")
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--clicking-s", type=float, default=30.0, help="seconds of random clicking (marker browser)")
+
+
+@pytest.fixture(scope="session")
+def browser(request):
+    """A headless chromium, for tests marked ``browser``."""
+    from esr_utils.tests.browser_parts import start_browser
+
+    driver, opened = start_browser()
+    request.addfinalizer(driver.stop)
+    request.addfinalizer(opened.close)  # the last one added runs first
+    return opened
+
+
 def byte_tokenizer():
     """One token a byte, with ChatML's two special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -257,7 +257,7 @@ def test_a_page_holds_the_answers_without_scripts(result):
     page = to_html(result)
     assert page.count("<pre>") == 3
     data = page.split('id="esr-data">')[1].split("</script>")[0]
-    assert json.loads(data) == result.to_dict()
+    assert json.loads(data) == {"shown": result.to_dict(), "swept": None}
 
 
 def test_a_kept_trial_is_on_disk_once(result, tmp_path):

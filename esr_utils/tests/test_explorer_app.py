@@ -78,8 +78,11 @@ def test_slider_and_boxes_follow_one_another(app):
     assert line.raw.value == pytest.approx(0.5 / line.measure.relative, rel=1e-3)
     line.raw.value = 4.0
     assert (line.slider.value, line.relative.value) == (4.0, pytest.approx(4.0 * line.measure.relative, rel=1e-3))
+    line.slider.value = 2.0
+    assert line.raw.value == 2.0
     line.raw.value = 500.0
-    assert (line.raw.value, line.slider.value) == (500.0, line.slider.max)
+    assert (line.raw.value, line.slider.value, line.slider.high) == (500.0, 500.0, 16.0)
+    assert line.slider.marks == [("0", 0.0), ("calibrated 8", 8.0)]
     line.calibrate.click()
     assert line.raw.value == 8.0
 
@@ -97,7 +100,7 @@ def test_a_picked_latent_starts_at_its_calibrated_strength(app):
 def test_labels_are_searched_as_the_filters_change(app):
     app.finder.text.value = "oven"
     assert len(app.finder.found.options) == 30
-    app.finder.concreteness.value = (58, 100)
+    app.finder.concreteness[0].value = 58
     assert [latent for _, latent in app.finder.found.options] == [59]
     app.finder.found.value = 59
     assert app.card_view.card["latent"] == 59

@@ -3,21 +3,14 @@
 Needs a chromium on the path and ``pip install playwright`` (its own browsers are not used).
 """
 
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import re
 
 import nbformat
 import pytest
 
-from esr_utils.config import ROOT
+from esr_utils.tests.browser_parts import click, open_page, run, run_all_cells, start_lab
 
 pytestmark = pytest.mark.browser
-TOKEN = "explorer"
-START_S = 90
 SET_UP = """
 from pathlib import Path
 from esr_utils.explorer.app import App
@@ -31,78 +24,22 @@ app.root
 """
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def lab(request, tmp_path_factory) -> str:
     """Address of a JupyterLab on loopback that holds one notebook with the explorer on a tiny pair."""
-    folder = tmp_path_factory.mktemp("lab")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(SET_UP)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, folder / "tiny.ipynb")
-    port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
-    command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}"]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (folder / "lab.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
-    request.addfinalizer(server.wait)
-    request.addfinalizer(server.terminate)  # the last one added runs first
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + START_S
-    while not answers(f"{address}/api?token={TOKEN}"):
-        assert time.monotonic() < deadline, (folder / "lab.log").read_text()[-2000:]
-        time.sleep(0.3)
-    return f"{address}/lab/tree/tiny.ipynb?token={TOKEN}"
-
-
-def answers(address: str) -> bool:
-    try:
-        return urllib.request.urlopen(address, timeout=2).status == 200
-    except OSError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def browser(request):
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert chromium, "there is no chromium on the path; install one"
-    driver = sync_playwright().start()
-    request.addfinalizer(driver.stop)
-    opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-    request.addfinalizer(opened.close)
-    return opened
+    server = start_lab(tmp_path_factory.mktemp("lab"), notebook)
+    request.addfinalizer(server.close)
+    return server.page
 
 
 @pytest.fixture(scope="module")
 def page(lab, browser):
     """The notebook with its cell run; one page for all tests, in the order of this file."""
-    page = browser.new_page(viewport={"width": 1900, "height": 1400})
-    page.problems = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.goto(lab)
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-    page.locator(".jp-CodeCell .cm-content").first.click()
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
-    page.keyboard.press("Control+Enter")
-    page.wait_for_selector("text=tiny-llama is ready", timeout=60_000)
+    page = open_page(browser, lab)
+    run_all_cells(page, "tiny-llama is ready")
     return page
-
-
-def click(page, name: str) -> None:
-    page.locator(f".jupyter-button:has-text('{name}')").first.click()
-
-
-def run(page) -> None:
-    """Run and wait until the answers are drawn."""
-    click(page, "Run")
-    page.wait_for_selector(".esr-grid .esr-lane", timeout=60_000)
 
 
 def test_three_answers_come_side_by_side(page):
@@ -166,14 +103,11 @@ def test_a_bad_prompt_is_told_as_an_alert(page):
 
 
 def test_every_control_has_a_name(page):
-    unnamed = page.evaluate(
-        """() => [...document.querySelectorAll('.jp-OutputArea input, .jp-OutputArea select, .jp-OutputArea button,'
-            + '.jp-OutputArea textarea')]
-            .filter(e => e.offsetParent && !(e.labels?.length || e.ariaLabel || e.title)
-                && !(e.tagName === 'BUTTON' && e.textContent.trim()))
-            .map(e => e.outerHTML.slice(0, 120))"""
-    )
-    assert unnamed == []
+    """As the browser tells it to screen readers."""
+    told = page.locator(".jp-OutputArea").first.aria_snapshot()
+    controls = re.findall(r"- ((?:button|slider|combobox|listbox|textbox|spinbutton)\b.*)", told)
+    assert len(controls) > 30
+    assert [control for control in controls if not re.search(r'"[^"]*\w\w[^"]*"', control)] == []
 
 
 def test_a_second_tab_shows_the_same_answers(page, lab, browser):
