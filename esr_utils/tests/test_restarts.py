@@ -342,9 +342,9 @@ LONG = {
 @pytest.mark.parametrize("response", LONG.values(), ids=LONG)
 def test_long_responses_take_seconds(response):
     find_restarts([OFF])  # the models are loaded
-    start = time.monotonic()
+    start = time.process_time()
     find_restarts([response])
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def test_a_loop_of_restarts_has_an_attempt_a_round():
