@@ -15,8 +15,9 @@ help: ## list the targets
 run: $(STAMP) ## execute all notebooks live at the quick scale, into runs/ and figures/quick/
 	@$(VENV_PYTHON) -m esr_utils.run_notebooks
 
+test: export OMP_NUM_THREADS := 1
 test: $(STAMP) ## run the tests on the CPU, in two processes
-	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n 2 --dist worksteal
+	@$(VENV_PYTHON) -m pytest -n 2 --dist worksteal
 
 figures: $(STAMP) ## redraw the figures from committed results, without a model
 	@$(VENV_PYTHON) -m esr_utils.plots
