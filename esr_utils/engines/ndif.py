@@ -72,7 +72,9 @@ class NDIFEngine:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is not a positive number")
         self.pair, self.service, self.batch_size = pair, service, batch_size
-        self.model = TransformersModel(pair.model, tokenizer=pair.tokenizer, task="text-generation")
+        self.model = TransformersModel(
+            pair.model, tokenizer=pair.tokenizer, task="text-generation", device=pair.model.device
+        )
 
     def capabilities(self) -> Capabilities:
         return Capabilities(streams=False, batches=True, scores_text=False)
@@ -109,8 +111,8 @@ class NDIFEngine:
         answers = self._send(_jobs(group, self.pair), max(1, *(row.row.sampling.max_new_tokens for row in group)))
         for row, answer in zip(group, answers, strict=True):
             row.tokens.extend(token for token in answer["tokens"] if token not in (NO_NUMBER, *self.pair.stop_ids))
-            row.recorded = list(torch.cat(answer["acts"]).numpy()) if row.row.record else []
-            row.resid = answer["resid"]
+            row.recorded = list(answer["acts"].numpy()) if row.row.record else []
+            row.resid = {layer: [resid] for layer, resid in answer["resid"].items()}
         return [self._reason(row, answer["tokens"]) for row, answer in zip(group, answers, strict=True)]
 
     def _reason(self, row: InFlight, tokens: list[int]) -> StopReason:
@@ -125,8 +127,8 @@ class NDIFEngine:
         """
         import nnsight
 
-        sent = (shipped.visited, shipped.chosen, shipped.edited, shipped.activations, shipped.drawn)
-        visited, chosen, edited, activations, drawn = map(inspect.unwrap, sent)
+        names = ("visited", "chosen", "gathered", "edited", "activations", "drawn")
+        visited, chosen, gathered, edited, activations, drawn = (inspect.unwrap(getattr(shipped, n)) for n in names)
         nnsight.register(shipped)
         decoder = self.model.model
         blocks = decoder.language_model.layers if hasattr(self.pair.model.model, "language_model") else decoder.layers
@@ -166,7 +168,7 @@ class NDIFEngine:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Failures of the way there and back as one sentence."""
+        """Failures of the way there and back as one sentence; nnsight reads a closed connection as an empty status."""
         import httpx
         from nnsight.intervention.backends.remote import RemoteError
         from websocket import WebSocketException
@@ -178,9 +180,8 @@ class NDIFEngine:
             last = (str(error).strip().splitlines() or ["no reason given"])[-1]
             raise NDIFError(f"{host} did not do the job: {last}; what was finished before is kept") from error
         except (WebSocketException, httpx.HTTPError, OSError, ValidationError) as error:
-            raise NDIFError(
-                f"the connection to {host} was lost ({error or type(error).__name__}); run the cell again to go on"
-            ) from error
+            told = "it closed" if isinstance(error, ValidationError) else str(error) or type(error).__name__
+            raise NDIFError(f"the connection to {host} was lost ({told}); run the cell again to go on") from error
 
 
 def _report(row: InFlight, response: Response, on_token: OnToken | None, on_response: OnResponse | None) -> Response:

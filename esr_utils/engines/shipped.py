@@ -41,6 +41,12 @@ def chosen(logits: Tensor, step: int, job: dict, answer: dict, cap: object, draw
     return token
 
 
+def gathered(answer: dict) -> None:
+    """Make one tensor of what was kept step by step: many small ones are slow to send."""
+    answer["acts"] = torch.cat(answer["acts"]) if answer["acts"] else None
+    answer["resid"] = {layer: torch.cat(parts) for layer, parts in answer["resid"].items()}
+
+
 def edited(resid: Tensor, first: int, edit: dict, read: object) -> Tensor:
     """The residual stream of a row with ``edit`` made from token ``first`` on; ``read`` is ``activations``."""
     changed = resid.float() + edit["delta"].to(resid.device)

@@ -31,7 +31,7 @@ from esr_utils.tests.conftest import tiny_pair
 from esr_utils.tests.test_engines import GREEDY, PLAIN, ROWS, assert_same
 
 N_SENT = 12
-SENT = ("visited", "chosen", "edited", "activations", "drawn")
+SENT = ("visited", "chosen", "gathered", "edited", "activations", "drawn")
 pytestmark = pytest.mark.filterwarnings("ignore:.*the first .* rows took:UserWarning")
 
 
@@ -41,7 +41,7 @@ def without_weights(pair: Pair) -> Pair:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_llama, tmp_path_factory):
+def server(request, tiny_llama, tmp_path_factory) -> str:
     """Address of a stand-in that runs ``tiny_llama`` in a process of its own."""
     folder = tmp_path_factory.mktemp("ndif")
     tiny_llama.model.save_pretrained(folder / "model")
@@ -49,16 +49,13 @@ def server(tiny_llama, tmp_path_factory):
     command = [sys.executable, ndif_stand_in.__file__, str(folder / "port"), str(folder / "model")]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    try:
-        until = time.monotonic() + 120
-        while not (folder / "port").exists():
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < until, "the stand-in did not start"
-            time.sleep(0.1)
-        yield "http://127.0.0.1:" + (folder / "port").read_text()
-    finally:
-        process.terminate()
-        process.wait()
+    request.addfinalizer(lambda: (process.terminate(), process.wait()))
+    until = time.monotonic() + 120
+    while not (folder / "port").exists():
+        assert process.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < until, "the stand-in did not start"
+        time.sleep(0.1)
+    return "http://127.0.0.1:" + (folder / "port").read_text()
 
 
 def engine_at(address: str, pair: Pair, **options) -> NDIFEngine:
@@ -125,7 +122,7 @@ def sizes(server: str) -> list[list[int]]:
 
 
 def test_a_response_is_one_request_and_neither_a_whole_sae_nor_logits_travel(server, tiny_llama):
-    """Widths at which a whole SAE (4 MB) or the logits of 100 tokens (100 kB) would show."""
+    """Widths at which a whole SAE (4 MB) or the logits of each token (1 kB) would show."""
     rng = torch.Generator().manual_seed(0)
     sae = replace(
         tiny_llama.sae,
@@ -133,15 +130,17 @@ def test_a_response_is_one_request_and_neither_a_whole_sae_nor_logits_travel(ser
         W_dec=torch.randn(16384, 32, generator=rng),
         b_enc=torch.zeros(16384),
     )
-    row = replace(PLAIN, sampling=replace(GREEDY, max_new_tokens=100), record=(5, 9000))
-    row = replace(row, ablate=(Ablate(latents=tuple(range(26))),), token_ids=(60, 61, 62), messages=None)
+    sampling = replace(GREEDY, max_new_tokens=100, temperature=1.2)
+    ablate = (Ablate(latents=tuple(range(26))),)
+    rows = [replace(PLAIN, sampling=sampling, record=(5, 9000), ablate=ablate, seed=seed) for seed in range(8)]
     before = len(sizes(server))
-    response = engine_at(f"{server}/run", replace(tiny_llama, sae=sae)).generate([row])[0]
+    responses = engine_at(f"{server}/run", replace(tiny_llama, sae=sae)).generate(rows)
     sent = sizes(server)[before:]
-    assert len(response.token_ids) > 10
+    n_tokens = sum(len(response.token_ids) for response in responses)
+    assert n_tokens > 40
     assert len(sent) == 1
     assert sent[0][0] < 60_000
-    assert sent[0][1] < 20_000
+    assert sent[0][1] < 250 * n_tokens
 
 
 def test_the_first_of_several_requests_says_what_the_run_will_take(server, tiny_llama):
