@@ -153,6 +153,7 @@ class NDIFEngine:
                         forced[:, -1, ends[0] if is_last else token] = 1e4
                         head.output = forced
                         if is_last:
+                            gathered(answer)
                             break
         return answers
 
