@@ -1,0 +1,162 @@
+"""Rows on vLLM servers with vllm-lens: for the large models, big sweeps, several GPUs or machines.
+
+The model runs elsewhere, so the pair may be one without weights: ``load_pair(name, weights=False)``. Greedy responses
+are those of the other engines up to rounding; sampled ones are drawn by vLLM's own generator, so a seed gives other
+text than on ``hf``, and always the same text here.
+"""
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import httpx
+
+from esr_utils.engines.base import (
+    Capabilities,
+    InFlight,
+    OnResponse,
+    OnToken,
+    Response,
+    in_flight,
+    make_response,
+)
+from esr_utils.engines.vllm_pool import Pool, in_thread
+from esr_utils.engines.vllm_reply import Errand, Reply, check
+from esr_utils.engines.vllm_server import LostError, Server, saved
+from esr_utils.models import Pair
+from esr_utils.steering import Row
+
+Emit = Callable[[Any], None]
+
+
+class VLLMEngine:
+    """Runs rows on servers that hold the pair's model, shared out as each gets free.
+
+    Args:
+        servers: addresses. Hooks run code there, so anything but this machine brings a warning.
+        n_at_once: rows in flight on each server; its ``--max-num-seqs`` should be no less.
+        patience_s: how long a server that was lost is tried again.
+
+    Raises:
+        ServerError: a server cannot be reached, serves another model, or has other versions than the kit needs.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        pair: Pair,
+        servers: Sequence[str] = ("http://127.0.0.1:8000",),
+        *,
+        n_at_once: int = 64,
+        patience_s: float = 60.0,
+    ):
+        if n_at_once < 1:
+            raise ValueError(f"n_at_once {n_at_once} is not a positive number")
+        if not servers:
+            raise ValueError("the vllm engine needs the address of at least one server")
+        self.pair, self.servers = pair, [Server(url) for url in servers]
+        self.pool = Pool(self.servers, n_at_once=n_at_once, patience_s=patience_s)
+        with in_thread(self._check_servers) as nothing:
+            list(nothing)
+
+    async def _check_servers(self, emit: Emit) -> None:
+        await asyncio.gather(*(server.check(self.pair) for server in self.servers))
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(streams=True, batches=True, scores_text=False)
+
+    def generate(
+        self,
+        rows: Sequence[Row],
+        *,
+        on_token: OnToken | None = None,
+        on_response: OnResponse | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Response]:
+        """Responses in the order of ``rows``; see ``Engine``.
+
+        ``on_response`` is called as each row ends, in the thread that called this. Responses are asked for whole
+        unless ``on_token`` or ``stop`` is given.
+
+        Raises:
+            ValueError: a row that the servers would not take.
+            ServerError: no server is left, or a hook did not act. Rows handed to ``on_response`` are finished.
+        """
+        ready = in_flight(rows, self.pair)
+        for row in ready:
+            check(row, self.servers)
+        responses = {row.index: self._untouched(row) for row in ready if not (row.tokens or _n_wanted(row))}
+        errands = self._errands([row for row in ready if row.index not in responses], streams=bool(on_token or stop))
+        told = dict.fromkeys(errands, 0)  # tokens told so far
+        for index, response in responses.items():
+            if on_response:
+                on_response(index, response)
+        with in_thread(partial(self._work, errands, stop)) as events:
+            for kind, index, value in events:
+                if kind == "response":
+                    responses[index] = value
+                    if on_response:
+                        on_response(index, value)
+                elif on_token and value[0] == told[index]:  # a row that is begun again tells nothing twice
+                    told[index] += 1
+                    on_token(index, value[1])
+        for index in errands.keys() - responses.keys():
+            responses[index] = make_response(errands[index].row, "cancelled", self.pair)
+            if on_response:
+                on_response(index, responses[index])
+        return [responses[i] for i in range(len(ready))]
+
+    def _untouched(self, row: InFlight) -> Response:
+        """A row without prefill that is to have no new tokens."""
+        return make_response(row, "length", self.pair)
+
+    def _errands(self, rows: list[InFlight], *, streams: bool) -> dict[int, Errand]:
+        return {row.index: Errand(row, self.pair, key=uuid.uuid4().hex if streams else None) for row in rows}
+
+    async def _work(self, errands: dict[int, Errand], stop: threading.Event | None, emit: Emit) -> None:
+        async def one(server: Server, client: httpx.AsyncClient, index: int) -> None:
+            errand = errands[index]
+            errand.reply = Reply()
+            ask = self._whole if errand.key is None else partial(self._streamed, emit=emit, stop=stop)
+            await ask(server, client, errand)
+            emit(("response", index, errand.response(server)))
+
+        await self.pool.run(list(errands), one, stop)
+
+    async def _whole(self, server: Server, client: httpx.AsyncClient, errand: Errand) -> None:
+        reply = await server.complete(client, errand.body())
+        errand.reply.add(_choice(reply, server), server, self.pair.stop_ids)
+        errand.reply.saved = saved(reply)
+
+    async def _streamed(
+        self, server: Server, client: httpx.AsyncClient, errand: Errand, *, emit: Emit, stop: threading.Event | None
+    ) -> None:
+        """Token by token. vLLM-lens adds nothing to a streamed reply, so what the hook saved is fetched after it."""
+        reply, row = errand.reply, errand.row
+        async for piece in server.stream(client, errand.body()):
+            if not piece.get("choices"):
+                continue
+            n_before = len(reply.tokens)
+            reply.add(_choice(piece, server), server, self.pair.stop_ids)
+            for position in range(n_before, min(len(reply.tokens), row.row.sampling.max_new_tokens)):
+                emit(("token", row.index, (position, reply.tokens[position])))
+            if stop and stop.is_set() and reply.reason is None:
+                reply.reason = "cancelled"
+                break
+        if errand.hook.layers:
+            reply.saved = saved(await server.complete(client, errand.collect_body()))
+
+
+def _n_wanted(row: InFlight) -> int:
+    return row.row.sampling.max_new_tokens
+
+
+def _choice(reply: dict, server: Server) -> dict:
+    choices = reply.get("choices")
+    if not choices:
+        raise LostError(f"{server.url} sent a reply without a choice")
+    return choices[0]
