@@ -19,6 +19,7 @@ from esr_utils.trials import is_judged, is_made, judge_trials, make_row, run_tri
 from esr_utils.wheels import sha256
 
 READER = "smollm2-135m"  # the offline judges read with it, whoever answers
+SERVERS_VARIABLE = "ESR_SERVERS"
 JUDGE, SECOND_JUDGE = "offline", "offline-likelihood"
 MAIN_LEVEL = 1.0  # share of a latent's calibrated strength
 
@@ -106,15 +107,26 @@ class Study:
 
 
 def load_engine(subject: str) -> Engine:
-    """The engine on a pair of the catalogue: here, or where ``ESR_NNSIGHT`` says (see ``engines.ndif_checks``).
+    """The engine on a pair of the catalogue: here, or on the servers that the environment names.
 
-    Embedded pairs always run here, since the offline judges read with one.
+    ``ESR_SERVERS`` holds addresses of vLLM servers, separated by commas; ``ESR_NNSIGHT`` is for NDIF (see
+    ``engines.ndif_checks``), which has no embedded pair. The pair that the offline judges read with always runs here.
+
+    Raises:
+        ValueError: both are set.
     """
     from esr_utils.engines.hf import HFEngine
     from esr_utils.engines.ndif_checks import ADDRESS_VARIABLE
     from esr_utils.models import load_pair
 
     address, entry = os.environ.get(ADDRESS_VARIABLE), find_entry(subject)
+    servers = [url.strip() for url in os.environ.get(SERVERS_VARIABLE, "").split(",") if url.strip()]
+    if address and servers:
+        raise ValueError(f"{ADDRESS_VARIABLE} and {SERVERS_VARIABLE} are both set; unset one of them")
+    if servers and subject != READER:
+        from esr_utils.engines.vllm import VLLMEngine
+
+        return VLLMEngine(load_pair(subject, weights=False), servers)
     if address and not entry.is_embedded:
         return _ndif_engine(entry, address)
     return HFEngine(load_pair(subject))
