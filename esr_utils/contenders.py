@@ -110,7 +110,7 @@ def contenders(engine: HFEngine, pair: Pair, settings: BenchSettings) -> list[Co
     bridge, traced = _bridge(pair), _traced(pair)
     return [
         Contender(STEERED, lambda rows: with_engine(engine, rows)),
-        Contender(ABLATING, lambda rows: with_engine(engine, _ablating(pair, rows, settings.n_latents))),
+        Contender(ABLATING, lambda rows: with_engine(engine, ablating(pair, rows, settings.n_latents))),
         Contender(UNSTEERED, lambda rows: with_engine(engine, [replace(row, steer=()) for row in rows])),
         Contender(GENERATE, lambda rows: with_generate(pair, rows)),
         Contender(BRIDGE, lambda rows: with_bridge(bridge, pair, rows)),
@@ -141,7 +141,7 @@ def bench_rows(pair: Pair, settings: BenchSettings, lengths: Sequence[int]) -> l
     ]
 
 
-def _ablating(pair: Pair, rows: Sequence[Row], n_latents: int) -> list[Row]:
+def ablating(pair: Pair, rows: Sequence[Row], n_latents: int) -> list[Row]:
     latents = tuple(np.linspace(0, pair.sae.d_sae - 1, n_latents, dtype=int).tolist())
     return [replace(row, ablate=(Ablate(latents=latents),), record=latents) for row in rows]
 

@@ -74,7 +74,7 @@ class Server:
                 )
             self.model = pair.name
             self.max_tokens = int(listed[names.index(pair.name)].get("max_model_len") or pair.context_tokens)
-            body = {"prompt": [min(pair.stop_ids)], "max_tokens": 1, "vllm_xargs": xargs(Probe(), [0])}
+            body = {"prompt": [0], "max_tokens": 1, "vllm_xargs": xargs(Probe(), [0])}
             self._check_told(saved(await self.complete(client, body)), pair)
 
     async def _listed(self, client: httpx.AsyncClient) -> list[dict]:

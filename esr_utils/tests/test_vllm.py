@@ -10,13 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from esr_utils import study
+from esr_utils.catalogue import find_entry
+from esr_utils.config import DATA
 from esr_utils.engines import vllm as vllm_module
 from esr_utils.engines.base import in_flight
 from esr_utils.engines.vllm import VLLMEngine
 from esr_utils.engines.vllm_hook import Collect, RowHook
-from esr_utils.engines.vllm_server import Server, ServerError, _tensor
+from esr_utils.engines.vllm_server import VERSIONS, Server, ServerError, _tensor
 from esr_utils.steering import Ablate, Interventions, Row, Sampling, Steer
 from esr_utils.tests.conftest import tiny_sae
 from esr_utils.tests.vllm_parts import FACTS, standing_in
@@ -378,3 +381,18 @@ def test_servers_and_ndif_at_once_are_refused(monkeypatch):
     monkeypatch.setenv("ESR_NNSIGHT", "http://127.0.0.1:9000")
     with pytest.raises(ValueError, match="ESR_NNSIGHT and ESR_SERVERS are both set; unset one of them"):
         study.load_engine("gemma-2-2b")
+
+
+def test_the_servers_environment_has_the_versions_that_the_kit_is_written_for():
+    parts = yaml.safe_load((DATA.parent / "environment-vllm.yml").read_text())["dependencies"]
+    pins = dict(line.split("==") for part in parts if isinstance(part, dict) for line in part["pip"] if "==" in line)
+    assert pins.keys() == {"vllm", "vllm-lens"}
+    assert all(pins[name].startswith(VERSIONS[name]) for name in pins)
+
+
+def test_the_readme_starts_a_server_as_the_engine_needs_it():
+    section = (DATA.parent / "README.md").read_text().split("## vLLM\n")[1].split("\n## ")[0]
+    for option in ("PYTHONPATH=.", "--host 127.0.0.1", "--enforce-eager", "--no-enable-prefix-caching"):
+        assert option in section
+    assert find_entry(section.split("--served-model-name ")[1].split()[0]).model in section
+    assert "ESR_SERVERS=" in section
