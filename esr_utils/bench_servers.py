@@ -85,7 +85,7 @@ def save(timings: pd.DataFrame, settings: BenchSettings, folder: Path) -> Path:
 
 def main() -> None:
     servers = sys.argv[1:] or ["http://127.0.0.1:8000"]
-    settings = BenchSettings(batches=(64,), n_tokens=100)
+    settings = BenchSettings(batches=(64,), n_tokens=100, min_rounds=2)
     hf = HFEngine(endless(load_pair("smollm2-135m", dtype="float32")))
     vllm = VLLMEngine(endless(load_pair("smollm2-135m", dtype="float32", weights=False)), servers)
     timings = measure(hf, vllm, settings)

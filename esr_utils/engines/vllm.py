@@ -8,7 +8,8 @@ text than on ``hf``, and always the same text here.
 import asyncio
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, closing
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from esr_utils.engines.base import (
     make_response,
 )
 from esr_utils.engines.vllm_pool import Pool, in_thread
-from esr_utils.engines.vllm_reply import Errand, Reply, check
+from esr_utils.engines.vllm_reply import Errand, check
 from esr_utils.engines.vllm_server import LostError, Server, saved
 from esr_utils.models import Pair
 from esr_utils.steering import Row
@@ -88,44 +89,43 @@ class VLLMEngine:
         """
         ready = in_flight(rows, self.pair)
         for row in ready:
-            check(row, self.servers)
-        responses = {row.index: self._untouched(row) for row in ready if not (row.tokens or _n_wanted(row))}
-        errands = self._errands([row for row in ready if row.index not in responses], streams=bool(on_token or stop))
-        told = dict.fromkeys(errands, 0)  # tokens told so far
+            check(row, self.pair, self.servers)
+        trivial = [row for row in ready if not row.tokens and not row.row.sampling.max_new_tokens]
+        responses = {row.index: make_response(row, "length", self.pair) for row in trivial}
+        asked = {row.index: row for row in ready if row.index not in responses}
+        deliver = on_response or (lambda index, response: None)
         for index, response in responses.items():
-            if on_response:
-                on_response(index, response)
-        with in_thread(partial(self._work, errands, stop)) as events:
-            for kind, index, value in events:
-                if kind == "response":
-                    responses[index] = value
-                    if on_response:
-                        on_response(index, value)
-                elif on_token and value[0] == told[index]:  # a row that is begun again tells nothing twice
-                    told[index] += 1
-                    on_token(index, value[1])
-        for index in errands.keys() - responses.keys():
-            responses[index] = make_response(errands[index].row, "cancelled", self.pair)
-            if on_response:
-                on_response(index, responses[index])
+            deliver(index, response)
+        with closing(self._ended(asked, on_token, stop)) as ended:
+            for index, response in ended:
+                responses[index] = response
+                deliver(index, response)
         return [responses[i] for i in range(len(ready))]
 
-    def _untouched(self, row: InFlight) -> Response:
-        """A row without prefill that is to have no new tokens."""
-        return make_response(row, "length", self.pair)
+    def _ended(
+        self, asked: dict[int, InFlight], on_token: OnToken | None, stop: threading.Event | None
+    ) -> Iterator[tuple[int, Response]]:
+        """Each row as it ends; tokens are told on the way, and what was stopped comes last."""
+        left, n_told = set(asked), dict.fromkeys(asked, 0)
+        with in_thread(partial(self._work, asked, stop, on_token is not None or stop is not None)) as events:
+            for kind, index, value in events:
+                if kind == "response":
+                    left.remove(index)
+                    yield index, value
+                elif on_token and value[0] == n_told[index]:  # a row that is begun again tells nothing twice
+                    n_told[index] += 1
+                    on_token(index, value[1])
+        for index in sorted(left):
+            yield index, make_response(asked[index], "cancelled", self.pair)
 
-    def _errands(self, rows: list[InFlight], *, streams: bool) -> dict[int, Errand]:
-        return {row.index: Errand(row, self.pair, key=uuid.uuid4().hex if streams else None) for row in rows}
-
-    async def _work(self, errands: dict[int, Errand], stop: threading.Event | None, emit: Emit) -> None:
+    async def _work(self, asked: dict[int, InFlight], stop: threading.Event | None, streams: bool, emit: Emit) -> None:
         async def one(server: Server, client: httpx.AsyncClient, index: int) -> None:
-            errand = errands[index]
-            errand.reply = Reply()
-            ask = self._whole if errand.key is None else partial(self._streamed, emit=emit, stop=stop)
+            errand = Errand(asked[index], self.pair, key=uuid.uuid4().hex if streams else None)
+            ask = partial(self._streamed, emit=emit, stop=stop) if streams else self._whole
             await ask(server, client, errand)
             emit(("response", index, errand.response(server)))
 
-        await self.pool.run(list(errands), one, stop)
+        await self.pool.run(list(asked), one, stop)
 
     async def _whole(self, server: Server, client: httpx.AsyncClient, errand: Errand) -> None:
         reply = await server.complete(client, errand.body())
@@ -137,22 +137,19 @@ class VLLMEngine:
     ) -> None:
         """Token by token. vLLM-lens adds nothing to a streamed reply, so what the hook saved is fetched after it."""
         reply, row = errand.reply, errand.row
-        async for piece in server.stream(client, errand.body()):
-            if not piece.get("choices"):
-                continue
-            n_before = len(reply.tokens)
-            reply.add(_choice(piece, server), server, self.pair.stop_ids)
-            for position in range(n_before, min(len(reply.tokens), row.row.sampling.max_new_tokens)):
-                emit(("token", row.index, (position, reply.tokens[position])))
-            if stop and stop.is_set() and reply.reason is None:
-                reply.reason = "cancelled"
-                break
+        async with aclosing(server.stream(client, errand.body())) as pieces:
+            async for piece in pieces:
+                if not piece.get("choices"):
+                    continue
+                n_before = len(reply.tokens)
+                reply.add(_choice(piece, server), server, self.pair.stop_ids)
+                for position in range(n_before, min(len(reply.tokens), row.row.sampling.max_new_tokens)):
+                    emit(("token", row.index, (position, reply.tokens[position])))
+                if stop and stop.is_set() and reply.reason is None:
+                    reply.reason = "cancelled"
+                    break
         if errand.hook.layers:
             reply.saved = saved(await server.complete(client, errand.collect_body()))
-
-
-def _n_wanted(row: InFlight) -> int:
-    return row.row.sampling.max_new_tokens
 
 
 def _choice(reply: dict, server: Server) -> dict:

@@ -5,6 +5,7 @@ and the arithmetic is that of every other engine.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from esr_utils import __version__
 from esr_utils.sae import SAE
-from esr_utils.steering import Interventions, Row
+from esr_utils.steering import Interventions, LayerEdit, Row
 
 if TYPE_CHECKING:
     from esr_utils.engines.base import InFlight
@@ -39,16 +40,8 @@ class Excerpt:
 
 
 def excerpt(row: Row, pair: "Pair") -> tuple[Row, Excerpt]:
-    """The edits of a row, its latents numbered from 0, and the part of the pair they need.
-
-    Raises:
-        ValueError: latents of a TopK SAE, which cannot be read without all the others.
-    """
+    """The edits of a row, its latents numbered from 0, and the part of the pair they need."""
     latents = sorted({latent for ablation in row.ablate for latent in ablation.latents} | set(row.record))
-    if latents and pair.sae.architecture == "topk":
-        raise ValueError(
-            f"{pair.sae.name} is a topk SAE, whose latents the vllm engine neither ablates nor records; use hf"
-        )
     number = {latent: i for i, latent in enumerate(latents)}
     whole = pair.sae if latents else replace(pair.sae, architecture="standard", k=None)
     picked = whole.columns(torch.tensor(latents, dtype=torch.long))
@@ -65,7 +58,8 @@ class RowHook:
 
     What it saves comes back with the response: per layer how many tokens it has seen from the first on
     (``read.{layer}``) and how far the first edit moved them (``moved.{layer}``), the values it was to record, and the
-    first position at which the stream stopped being numbers.
+    first position at which the stream stopped being numbers. ``layers`` is where it sits: at every edit and record,
+    and at the last layer, where an overflow shows.
 
     Args:
         key: under which a report is kept for ``Collect``; for streamed responses, which bring none along.
@@ -78,26 +72,22 @@ class RowHook:
         self.n_prompt = len(flight.prompt.ids)
         self.n_text = self.n_prompt + len(flight.prompt.prefill)
         self.n_response = len(flight.prompt.prefill) + flight.row.sampling.max_new_tokens
-        self.edits = Interventions([self.row], self.model, [self.delta]).edits
-        self.read = self.model.sae.reader(torch.tensor(self.row.record, dtype=torch.long)) if self.row.record else None
+        reading = {pair.reading_layer} if flight.row.record else set()
+        wanted = set(Interventions([self.row], self.model, [self.delta]).edits) | set(flight.row.record_resid) | reading
+        self.layers = sorted(wanted | {pair.n_layers - 1}) if wanted else []
         self.n_whole = dict.fromkeys(self.layers, self.n_text)
-
-    @property
-    def layers(self) -> list[int]:
-        """Where it sits: at every edit and record, and at the last layer, where it sees numbers overflow."""
-        reading = {self.model.reading_layer} if self.row.record else set()
-        wanted = set(self.edits) | set(self.row.record_resid) | reading
-        return sorted(wanted | {self.model.n_layers - 1}) if wanted else []
+        self.edits: dict[int, LayerEdit] | None = None  # made where they act: they are larger than what they come from
+        self.read: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, ctx: Any, resid: Tensor) -> Tensor | None:
         layer, saved = ctx.layer_idx, ctx.saved
-        self._keep_report(saved)
+        if self.edits is None:
+            self._prepare(saved, resid.device)
         first = self._first_position(saved, layer, len(resid))
         edited = self._edited(resid, layer, first, saved)
         response = edited[max(0, self.n_prompt - first) :]
         at = max(0, first - self.n_prompt)
         if self.read and layer == self.model.reading_layer:
-            self._move(resid.device)
             _write(saved, "activations", self.n_response, at, self.read(response).float())
         if layer in self.row.record_resid:
             _write(saved, f"resid.{layer}", self.n_response, at, response)
@@ -124,13 +114,11 @@ class RowHook:
             saved[f"moved.{layer}"] = float((edited.float() - resid.float()).norm())
         return edited
 
-    def _move(self, device: torch.device) -> None:
-        if self.model.sae.W_enc.device != device:
-            self.model = replace(self.model, sae=self.model.sae.to(device))
-            self.read = self.model.sae.reader(torch.tensor(self.row.record, dtype=torch.long, device=device))
-
-    def _keep_report(self, saved: dict[str, Any]) -> None:
-        if self.key and self.key not in _kept:
+    def _prepare(self, saved: dict[str, Any], device: torch.device) -> None:
+        self.edits = Interventions([self.row], self.model, [self.delta]).edits
+        if self.row.record:
+            self.read = self.model.sae.reader(torch.tensor(self.row.record), device)
+        if self.key:
             _kept[self.key] = saved
             while len(_kept) > MAX_KEPT:
                 _kept.popitem(last=False)

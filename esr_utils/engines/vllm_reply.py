@@ -36,8 +36,12 @@ class Reply:
         self.tokens += tokens[:-1] if finish == "stop" and tokens and tokens[-1] in stop_ids else tokens
 
 
-def check(row: InFlight, servers: list[Server]) -> None:
-    """Raise a ValueError on what these servers would refuse, or do otherwise than asked."""
+def check(row: InFlight, pair: Pair, servers: list[Server]) -> None:
+    """Raise a ValueError on what cannot be sent, or what these servers would refuse or do otherwise than asked."""
+    if pair.sae.architecture == "topk" and (row.row.ablate or row.row.record):
+        raise ValueError(
+            f"{pair.sae.name} is a topk SAE, whose latents the vllm engine neither ablates nor records; use hf"
+        )
     temperature, n_new = row.row.sampling.temperature, max(1, row.row.sampling.max_new_tokens)
     if 0 < temperature < MIN_TEMPERATURE:
         raise ValueError(
@@ -104,7 +108,7 @@ class Errand:
         row.tokens = [*row.prompt.prefill, *self.reply.tokens[: row.row.sampling.max_new_tokens]]
         reason = self.reply.reason if row.row.sampling.max_new_tokens else "length"
         n_read = n_prompt + len(row.tokens) - (reason in ("length", "cancelled") and row.n_new > 0)
-        if saved or reason != "cancelled":
+        if self.reply.tokens or reason != "cancelled":
             self._prove(n_read, server, is_whole=reason != "cancelled")
         overflow = saved.get("overflow_at", n_read)
         if overflow < n_read:

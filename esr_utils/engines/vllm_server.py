@@ -7,6 +7,7 @@ import os
 import pickle
 import warnings
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -125,8 +126,9 @@ class Server:
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
                     _json(self, response)
-                async for piece in self._pieces(response):
-                    yield piece
+                async with aclosing(self._pieces(response)) as pieces:
+                    async for piece in pieces:
+                        yield piece
         except httpx.TransportError as error:
             raise LostError(f"{self.url} was lost ({type(error).__name__})") from None
 

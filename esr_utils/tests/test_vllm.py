@@ -292,8 +292,8 @@ def test_the_hook_does_what_the_shared_arithmetic_does(tiny, scope, cuts):
         expected = edits.edits[layer].apply(resid[None], edits.in_scope(is_response))[0]
         torch.testing.assert_close(edited, expected, rtol=0, atol=0)
         assert saved[f"read.{layer}"] == 15
-        assert saved[f"moved.{layer}"] > 0
         if layer == 2:
+            assert saved["moved.2"] > 0
             acts = tiny.sae.encode(expected[10:], torch.tensor([9, 5])).float()
             torch.testing.assert_close(saved["activations"], acts, rtol=1e-5, atol=1e-5)
         else:
@@ -362,14 +362,19 @@ def test_tensors_come_back_in_their_dtype():
 # where notebooks run
 
 
+class Idle(VLLMEngine):
+    def __init__(self, pair, servers):
+        self.pair, self.servers = pair, servers
+
+
 def test_one_variable_sends_a_subject_to_servers_and_the_reader_stays(tiny_llama, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "esr_utils.models.load_pair", lambda name, weights=True: asked.append((name, weights)) or tiny_llama
     )
-    monkeypatch.setattr(vllm_module, "VLLMEngine", lambda pair, servers: servers)
+    monkeypatch.setattr(vllm_module, "VLLMEngine", Idle)
     monkeypatch.setenv("ESR_SERVERS", "http://127.0.0.1:8000, http://127.0.0.1:8001,")
-    assert study.load_engine("gemma-2-2b") == ["http://127.0.0.1:8000", "http://127.0.0.1:8001"]
+    assert study.load_engine("gemma-2-2b").servers == ["http://127.0.0.1:8000", "http://127.0.0.1:8001"]
     assert study.load_engine(study.READER).name == "hf"
     monkeypatch.delenv("ESR_SERVERS")
     assert study.load_engine("smollm2-135m-corrector").name == "hf"

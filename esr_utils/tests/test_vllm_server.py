@@ -1,7 +1,6 @@
 """The vllm engine against real vLLM servers with the embedded pair, in float32: the laws that every engine keeps."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,10 +35,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder) -> Iterator[RealServer]:
-    server = RealServer(model_dir(), folder / "server.log").wait()
-    yield server
-    server.end()
+def server(folder, request) -> RealServer:
+    server = RealServer(model_dir(), folder / "server.log")
+    request.addfinalizer(server.end)
+    return server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -251,8 +250,12 @@ def test_a_server_with_a_model_of_another_shape_is_refused(server):
         VLLMEngine(other, [server.url])
 
 
-def test_a_server_killed_in_mid_run_costs_nothing_and_with_the_last_one_the_rest_waits(server, folder, rows, together):
-    second = RealServer(model_dir(), folder / "second.log").wait()
+def test_a_server_killed_in_mid_run_costs_nothing_and_with_the_last_one_the_rest_waits(
+    server, folder, rows, together, request
+):
+    second = RealServer(model_dir(), folder / "second.log")
+    request.addfinalizer(second.end)
+    second.wait()
     pair = load_pair("smollm2-135m", dtype="float32", weights=False)
     engine = VLLMEngine(pair, [server.url, second.url], n_at_once=3, patience_s=2.0)
     delivered: dict[int, Response] = {}
@@ -267,7 +270,9 @@ def test_a_server_killed_in_mid_run_costs_nothing_and_with_the_last_one_the_rest
     for i, response in delivered.items():
         assert_close(response, together[i])
 
-    third = RealServer(model_dir(), folder / "third.log").wait()
+    third = RealServer(model_dir(), folder / "third.log")
+    request.addfinalizer(third.end)
+    third.wait()
     engine, finished = VLLMEngine(pair, [third.url], n_at_once=3, patience_s=2.0), {}
 
     def end(i: int, response: Response) -> None:
