@@ -116,7 +116,7 @@ class Ablation(Study):
 
         def make() -> pd.DataFrame:
             acts = torch.cat([acts for _, acts in self._steered_activations()])
-            norms = self.engine.pair.sae.W_dec.norm(dim=1)
+            norms = self.engine.pair.sae.W_dec.norm(dim=1).cpu()
             columns = {"frequency": (acts > 0).float().mean(0), "mean": acts.mean(0), "norm": norms}
             return pd.DataFrame({"latent": range(acts.shape[1])} | {name: v.numpy() for name, v in columns.items()})
 
@@ -268,11 +268,11 @@ class Ablation(Study):
         return self.run.frame("removed", make)
 
     def _taken(self, arm: Arm, read: Sequence[tuple[PlannedTrial, Float[Tensor, "_ latent"]]]) -> dict[str, float]:
-        directions, latents = self._directions(arm), list(arm.latents)
+        directions, latents = self._directions(arm).cpu(), list(arm.latents)
         norms, shares = [], []
         for plan, acts in read:
             taken = arm.share * acts[:, latents] @ directions[latents]
-            steering = plan.strength * self.engine.pair.sae.direction(plan.latent)
+            steering = plan.strength * self.engine.pair.sae.direction(plan.latent).cpu()
             norms.append(taken.norm(dim=1))
             shares.append(taken @ steering / steering.dot(steering))
         return {"removed_norm": float(torch.cat(norms).mean()), "steering_removed": float(torch.cat(shares).mean())}

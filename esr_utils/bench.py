@@ -224,8 +224,6 @@ def load_timings(path: Path) -> pd.DataFrame:
 
 def main() -> None:
     pair, settings = load_pair("smollm2-135m"), BenchSettings()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pair = replace(pair, model=pair.model.to(device), sae=pair.sae.to(device))
     timings = measure(pair, settings)
     save(timings, settings, DATA / "results" / "bench")
     for table in (speeds(timings), ratios(timings)):

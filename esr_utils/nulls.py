@@ -102,7 +102,7 @@ def placebo_trials(trials: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     found = parts.sort_values("index").groupby("trial_id")["index"].agg(tuple)
     if n_wrong := int((found.map(lambda indices: indices != (0, 1))).sum()):
         raise ValueError(f"{n_wrong} of {len(found)} placebo trials have not one part of index 0 and one of index 1")
-    scores = parts.pivot(index="trial_id", columns="index", values="score").astype(float)
+    scores = parts.pivot(index="trial_id", columns="index", values="score").reindex(columns=[0, 1]).astype(float)
     mine = trials[trials["trial_id"].isin(scores.index)].set_index("trial_id", drop=False)
     if absent := sorted(set(scores.index) - set(mine.index)):
         raise ValueError(f"{len(absent)} placebo trials are not among the trials; the first is {absent[0]}")

@@ -70,13 +70,16 @@ def judge_pairs(detection: Detection) -> pd.DataFrame:
 
 
 def placebo_table(detections: Sequence[Detection]) -> pd.DataFrame:
-    """Improvement from first to last part: after real restarts, and where single attempts are split at such places."""
+    """Improvement from first to last part: after real restarts, and where single attempts are split at such places.
+
+    A subject has no placebo line if it gave no single attempt of more than one word.
+    """
     lines = []
     for detection in detections:
         trials = detection.trials()
         steered = trials[trials["level"] == MAIN_LEVEL]
-        split = placebo_trials(steered, detection.placebo_parts())
-        for name, part in (("restarts", steered), ("placebo", split)):
+        parts = {"restarts": steered, "placebo": placebo_trials(steered, detection.placebo_parts())}
+        for name, part in ((name, part) for name, part in parts.items() if len(part)):
             rate = metrics.rates(part, ["subject"]).query("quantity == 'improvement'")
             gain = metrics.mean_gains(part, ["subject"])
             lines.append(rate.assign(parts=name, mean_gain=gain["mean"].to_numpy()))

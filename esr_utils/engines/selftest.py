@@ -120,7 +120,7 @@ def ablating_silent_latents_changes_nothing(pair: Pair) -> Finding:
     before = _read(pair, layers=(pair.reading_layer,))
     acts = pair.sae.encode(before.resid[pair.reading_layer].to(pair.sae.W_enc.device)).max(dim=0).values
     silent = tuple((acts == 0).nonzero()[:, 0][:16].tolist())
-    n = _n_different(_read(pair), _read(pair, ablate=(Ablate(latents=silent),)))
+    n = _n_different(_read(pair), _read(pair, ablate=(Ablate(latents=silent, layer=pair.reading_layer),)))
     return Finding(measured=f"{n} values differ, {len(silent)} latents", expected="0", passed=n == 0 and bool(silent))
 
 
@@ -150,7 +150,8 @@ def ablation_takes_the_contribution_away(pair: Pair) -> Finding:
     edited = acts.clone()
     edited[:, latents] = 0.0
     expected = sae.decode(edited) + (before - sae.decode(acts))
-    ablated = _read(pair, layers=(layer,), ablate=(Ablate(latents=tuple(latents.tolist())),)).resid[layer].float()
+    ablate = (Ablate(latents=tuple(latents.tolist()), layer=layer),)
+    ablated = _read(pair, layers=(layer,), ablate=ablate).resid[layer].float()
     error = float((ablated - expected).norm() / (before - expected).norm())
     limit = MAX_RELATIVE_ERROR[pair.model.dtype]
     return Finding(measured=f"relative difference {error:.1e}", expected=f"under {limit:.0e}", passed=error < limit)

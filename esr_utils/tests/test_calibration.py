@@ -1,5 +1,6 @@
 """Laws of probabilistic bisection, and of calibrating many latents at once."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,9 +17,11 @@ from esr_utils.calibration import (
     calibrate,
     calibration_table,
     level_at_target,
+    measured_prior,
 )
 from esr_utils.engines.hf import HFEngine
 from esr_utils.journal import Journal
+from esr_utils.steering import Row, Sampling
 from esr_utils.tests.conftest import tiny_sae
 
 SETTINGS = CalibrationSettings(upper=100.0, prior_mean=50.0, prior_sd=25.0, n_verify=6)
@@ -264,3 +267,14 @@ def test_the_table_and_the_verified_responses_have_the_same_strength():
 def test_level_at_target_is_where_the_falling_mean_crosses(scores, level):
     levels = pd.Series([0.5, 1.0, 2.0])
     assert level_at_target(levels, pd.Series(scores), target=30.0) == level
+
+
+def test_a_prior_is_measured_in_units_of_a_decoder_direction(tiny_llama):
+    sae = replace(tiny_llama.sae, W_dec=4.0 * tiny_llama.sae.W_dec)
+    plain, longer = (HFEngine(pair) for pair in (tiny_llama, replace(tiny_llama, sae=sae)))
+    sampling = Sampling(max_new_tokens=48)
+    rows = [Row(messages=q, seed=i, sampling=sampling, record_resid=(2,)) for i, q in enumerate(QUESTIONS)]
+    norm = np.median(np.concatenate([r.resid[2].norm(dim=1).numpy() for r in plain.generate(rows) if r.resid]))
+    (prior,) = measured_prior(plain, QUESTIONS).to_dict("records")
+    assert prior == pytest.approx({"mean": 0.7 * norm, "sd": 0.5 * norm, "upper": 2 * norm}, rel=1e-3)
+    assert measured_prior(longer, QUESTIONS).loc[0, "mean"] == pytest.approx(prior["mean"] / 4, rel=1e-3)

@@ -57,3 +57,15 @@ def test_a_turn_ends_with_the_templates_token_and_not_with_the_end_of_text():
 def test_a_pair_comes_with_those_fine_tuned_from_it():
     assert with_fine_tuned("smollm2-135m") == ["smollm2-135m", "smollm2-135m-corrector"]
     assert with_fine_tuned("smollm2-135m-corrector") == ["smollm2-135m-corrector"]
+
+
+def test_a_template_that_ends_no_turn_with_a_token_is_refused():
+    pair = tiny_pair("llama")
+    pair.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}. {% endfor %}"
+    with pytest.raises(ValueError, match="the chat template of tiny-llama ends no turn with a token of its own"):
+        pair.end_of_turn  # noqa: B018
+
+
+def test_an_unknown_dtype_is_met_with_those_allowed():
+    with pytest.raises(ValueError, match="dtype 'float16' is not one of bfloat16, float32"):
+        load_pair("smollm2-135m", dtype="float16")

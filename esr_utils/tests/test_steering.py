@@ -328,3 +328,25 @@ def test_a_direction_of_the_wrong_width_is_named(tiny_llama):
     row = forced(steer=(Steer(direction=torch.ones(31), strength=1.0),))
     with pytest.raises(ValueError, match=r"direction has shape \(31,\), but tiny-llama has d_model 32"):
         HFEngine(tiny_llama).generate([row])
+
+
+@pytest.mark.parametrize("kind", ["standard", "jumprelu", "topk"])
+def test_an_edit_goes_where_its_block_is(tiny_llama, kind):
+    """``meta`` stands in for another GPU: it takes tensors of its own alone."""
+    pair = replace(tiny_llama, sae=tiny_sae(kind))
+    row = Row(token_ids=PROMPT, steer=(Steer(latent=3, strength=2.0),), ablate=(Ablate(latents=(5, 9)),))
+    edits = Interventions([row, row], pair)
+    there = edits.edits[LAYER].apply(torch.empty(2, 7, 32, device="meta"), torch.ones(2, 7, dtype=torch.bool))
+    assert there.device.type == "meta"
+    assert there.shape == (2, 7, 32)
+    assert edits.in_scope(torch.ones(2, 7, dtype=torch.bool, device="meta")).device.type == "meta"
+    assert pair.sae.W_dec.device.type == "cpu", "the SAE itself stays"
+
+
+def test_edits_go_to_the_ablation_layer_of_the_pair_and_first_if_it_says_so(tiny_llama):
+    row = Row(token_ids=PROMPT, steer=(Steer(latent=3, strength=9.0),), ablate=(Ablate(latents=(3, 5)),))
+    assert set(Interventions([row], replace(tiny_llama, ablation_layer=1)).edits) == {1, LAYER}
+    first = replace(row, ablate=(replace(row.ablate[0], order="before_steering"),))
+    quirky = replace(tiny_llama, ablates_first=True)
+    assert torch.equal(edited(some_resid(), row, quirky), edited(some_resid(), first, tiny_llama))
+    assert not torch.equal(edited(some_resid(), row, quirky), edited(some_resid(), row, tiny_llama))

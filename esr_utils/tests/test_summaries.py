@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 
 from esr_utils import published, summaries
+from esr_utils.detection import Detection
 from esr_utils.power import Population, simulate_trials
+from esr_utils.scales import DETECTION
+from esr_utils.study import READER
 
 
 @pytest.fixture
@@ -44,3 +47,16 @@ def test_a_rate_is_told_with_its_interval_and_counts():
     rate = pd.Series({"rate": 0.05, "ci_low": 0.0123, "ci_high": 0.1, "n_events": 3, "n": 60}, dtype=object)
     assert summaries.told(rate) == "5% [1.2, 10], 3 of 60"
     assert summaries.told(pd.Series({"n": 0})) == "no trial to count"
+
+
+def test_a_subject_without_a_splittable_response_has_no_placebo_line(trials):
+    class Wordless(Detection):
+        def trials(self):
+            return trials
+
+        def placebo_parts(self):
+            return pd.DataFrame({"trial_id": [], "index": [], "score": []})
+
+    (line,) = summaries.placebo_table([Wordless(READER, "quick", DETECTION["quick"])]).to_dict("records")
+    assert line["parts"] == "restarts"
+    assert line["n"] == trials["is_multi"].sum()
