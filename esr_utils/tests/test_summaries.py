@@ -52,7 +52,7 @@ def test_a_rate_is_told_with_its_interval_and_counts():
 def test_a_subject_without_a_splittable_response_has_no_placebo_line(trials):
     class Wordless(Detection):
         def trials(self):
-            return trials
+            return trials.assign(trial_id=[str(i) for i in range(len(trials))])
 
         def placebo_parts(self):
             return pd.DataFrame({"trial_id": [], "index": [], "score": []})
