@@ -81,13 +81,19 @@ def max_activations(engine: HFEngine, rows: Sequence[Row]) -> Float[Tensor, "row
     Raises:
         ValueError: a row without response tokens.
     """
+    maxima = _peaks(engine, rows)
+    if len(maxima) < len(rows):
+        raise ValueError("a row has no response tokens: give it a prefill or let it generate")
+    return maxima
+
+
+def _peaks(engine: HFEngine, rows: Sequence[Row]) -> Float[Tensor, "answered latent"]:
+    """As ``max_activations``; a row whose response is empty has no line."""
     layer, sae = engine.pair.reading_layer, engine.pair.sae
-    maxima = []
-    for response in engine.generate([replace(row, record_resid=(layer,)) for row in rows]):
-        if not len(response.resid.get(layer, ())):
-            raise ValueError("a row has no response tokens: give it a prefill or let it generate")
-        maxima.append(sae.encode(response.resid[layer].to(sae.W_enc.device)).max(dim=0).values.cpu())
-    return torch.stack(maxima)
+    responses = engine.generate([replace(row, record_resid=(layer,)) for row in rows])
+    read = [response.resid[layer] for response in responses if len(response.resid.get(layer, ()))]
+    maxima = [sae.encode(resid).max(dim=0).values.cpu() for resid in read]
+    return torch.stack(maxima) if maxima else torch.zeros(0, sae.d_sae)
 
 
 def question_rows(engine: HFEngine, questions: Sequence[str]) -> list[Row]:
@@ -106,7 +112,8 @@ def is_unrelated(
     """Which latents have nothing to do with any of the questions.
 
     ``paper``: not among the 100 most active in the unsteered response to any question. ``code``: silent on every
-    token of every question (the first token, a template token with an outlier norm, is left out).
+    token of every question (the first token, a template token with an outlier norm, is left out). A question that is
+    answered with nothing at all drops no latent in the first form.
 
     Source: paper, section 2.2, and the authors' feature sampling. Differs from the code: zero has a tolerance.
     """
@@ -117,7 +124,9 @@ def is_unrelated(
         raise ValueError(f"rule {rule!r} is neither 'paper' nor 'code'")
     sampling = sampling or Sampling()
     rows = [Row(messages=question, seed=i, sampling=sampling) for i, question in enumerate(questions)]
-    peaks = max_activations(engine, rows)
+    peaks = _peaks(engine, rows)
+    if not len(peaks):
+        raise ValueError(f"{engine.pair.name} answers none of the questions without steering; nothing can be told")
     keep = np.ones(peaks.shape[1], dtype=bool)
     for top in peaks.topk(min(N_DROPPED_PER_QUESTION, peaks.shape[1]), dim=1).indices:
         keep[top.numpy()] = False

