@@ -154,7 +154,7 @@ def _range(name: str, tooltip: str) -> tuple[w.BoundedFloatText, w.BoundedFloatT
         w.BoundedFloatText(
             description=text, min=0, max=100, value=value, step=1, tooltip=tooltip, layout=HALF, style=LABELLED
         )
-        for text, value in ((f"{name} from", 0), ("to", 100))
+        for text, value in ((f"{name} from", 0), (f"{name} to", 100))
     )
 
 
