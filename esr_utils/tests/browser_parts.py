@@ -110,7 +110,8 @@ def open_page(browser, address: str, *, width: int = 1900, height: int = 1400):
     page = browser.new_page(viewport={"width": width, "height": height})
     page.problems, page.elsewhere = [], []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("request", lambda request: _note_host(page, request.url))
+    page.on("requestfinished", lambda request: _note_host(page, request.url))
+    page.on("requestfailed", lambda request: request.failure == "csp" or _note_host(page, request.url))
     page.goto(address, timeout=LOAD_MS)
     return page
 
@@ -136,17 +137,18 @@ def click(page, name: str) -> None:
 
 def run(page) -> None:
     """Run and wait until the answers are drawn."""
+    page.evaluate("document.querySelectorAll('.esr-lane').forEach(lane => lane.classList.add('test-old'))")
     click(page, "Run")
-    page.wait_for_selector(".esr-grid .esr-lane", timeout=120_000)
+    page.wait_for_selector(".esr-grid .esr-lane:not(.test-old)", timeout=120_000)
 
 
 def texts(page) -> list[str]:
     return page.locator(".esr-grid .esr-text").all_inner_texts()
 
 
-def alert(page) -> str:
-    """The error that stands on the page."""
-    shown = page.locator(".esr-error:visible")
+def alert(page, words: str = "") -> str:
+    """The error that stands on the page, once it holds these words."""
+    shown = page.locator(".esr-error:visible", has_text=words)
     shown.wait_for(timeout=20_000)
     return shown.inner_text()
 

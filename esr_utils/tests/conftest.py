@@ -29,6 +29,9 @@ TINY = ("llama", "gemma2", "gemma3")
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--clicking-s", type=float, default=30.0, help="seconds of random clicking (marker browser)")
+    parser.addoption(
+        "--pictures", action="store_true", help="write the README's pictures of the explorer (marker browser)"
+    )
 
 
 @pytest.fixture(scope="session")

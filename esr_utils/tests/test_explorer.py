@@ -5,10 +5,11 @@ import threading
 import time
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pytest
 
-from esr_utils.explorer import kept, rows, shown
+from esr_utils.explorer import kept, rows, serve, shown
 from esr_utils.explorer.core import Explorer
 from esr_utils.explorer.page import to_html
 from esr_utils.explorer.state import Pick, StateError
@@ -258,6 +259,25 @@ def test_a_page_holds_the_answers_without_scripts(result):
     assert page.count("<pre>") == 3
     data = page.split('id="esr-data">')[1].split("</script>")[0]
     assert json.loads(data) == {"shown": result.to_dict(), "swept": None}
+
+
+def test_a_page_holds_the_sweep_too(explorer, result):
+    swept = explorer.sweep(result.state, levels=(0.0, 1.0))
+    page = to_html(result, swept=swept)
+    assert page.count("<pre>") == 5
+    data = page.split('id="esr-data">')[1].split("</script>")[0]
+    assert json.loads(data)["swept"] == swept.to_dict()
+
+
+def test_the_app_is_the_notebook_up_to_the_explorer():
+    notebook = nbformat.read(serve.NOTEBOOK, as_version=4)
+    before = [cell.source for cell in notebook.cells]
+    cut = serve.until_explorer(None, notebook, "")
+    assert [cell.source for cell in cut.cells] == before[: len(cut.cells)]
+    assert cut.cells[-1].source.startswith("App(explorer")
+    cut.cells.pop()
+    with pytest.raises(ValueError, match="no cell of the notebook is tagged 'explorer'"):
+        serve.until_explorer(None, cut, "")
 
 
 def test_a_kept_trial_is_on_disk_once(result, tmp_path):

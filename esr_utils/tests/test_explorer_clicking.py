@@ -114,7 +114,7 @@ def settle(page) -> None:
     box.fill(load_gallery(["smollm2-135m-corrector"])[0].state.to_string())
     box.blur()
     parts.click(page, "Load this state")
-    page.wait_for_selector("text=the state is loaded", timeout=120_000)
+    page.wait_for_timeout(1500)
     page.wait_for_selector(".jupyter-button:has-text('Stop'):disabled", timeout=120_000)
 
 
@@ -128,7 +128,7 @@ def warm_up(page) -> None:
     parts.wait_for_status(page, "the sweep is below")
     page.get_by_label("tries", exact=True).fill("16")
     parts.click(page, "Find an episode")
-    page.wait_for_selector(".jupyter-button:has-text('Stop'):disabled", timeout=240_000)
+    page.wait_for_selector("text=/of those tried|no restart in/", timeout=240_000)
     page.get_by_label("found", exact=True).select_option(index=0)
     page.wait_for_selector(".esr-card:visible h3", timeout=20_000)
 

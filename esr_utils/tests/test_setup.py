@@ -201,6 +201,12 @@ def test_target_starts_a_module_that_exists(target):
     assert importlib.util.find_spec(command[2]) is not None
 
 
+def test_the_explorer_starts_as_an_app_too():
+    assert make("-n", "explore", "APP=1").stdout.splitlines()[-1].split()[1:] == ["-m", "esr_utils.explorer.serve"]
+    assert importlib.util.find_spec("esr_utils.explorer.serve") is not None
+    assert "jupyterlab" in make("-n", "explore", "APP=0").stdout
+
+
 def test_notebooks_are_written_from_their_scripts_and_then_executed():
     command = make("-n", "notebooks").stdout
     assert command.index("-m jupytext") < command.index("-m nbconvert") < command.index("--execute")
