@@ -41,7 +41,7 @@ COUNTED = {  # published rate -> published number of its events, where there is 
     "p0396": "p0397",
 }
 CLUSTERED = "95%, clustered or exact"
-PICTURE = "a picture only"
+PICTURE = "picture, no number"
 NOT_YET = "not measured yet"
 AUTHORS = "authors' code"  # origin of what is counted from result files of the authors' code; it is not ours
 ONE_OF_MANY = "one of many"  # drawn as a point of its own, without interval and counts
@@ -55,6 +55,17 @@ def result(run: str, name: str) -> pd.DataFrame:
 def is_measured(run: str, name: str) -> bool:
     """Whether a table of the runs that are not all there yet (``CORRECTOR_RUNS``) has been committed."""
     return run not in CORRECTOR_RUNS or (_folder(run) / f"{name}.csv").is_file()
+
+
+def perplexity(name: str) -> str:
+    """What an ablation of ours does to language, for its name: perplexity of unsteered answers, times that without."""
+    if name == "none" or not is_measured("ablation", "side_effects"):
+        return ""
+    costs = result("ablation", "side_effects").query("name == @name")["perplexity_ratio"]
+    if costs.empty:
+        return ""
+    least, most = f"{costs.min():.3g}", f"{costs.max():.3g}"
+    return f" (×{least})" if least == most else f"\n(×{least} to {most})"
 
 
 def _folder(run: str) -> Path:

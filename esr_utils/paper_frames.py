@@ -20,6 +20,7 @@ from esr_utils.beside import (
     one_line,
     our_lines,
     paper_line,
+    perplexity,
     result,
     words,
 )
@@ -149,18 +150,19 @@ def _or_picture(panel: str, who: str, number: str | None, *, arm: str = "") -> d
 
 MANY = "matched set"  # in our tables, an arm drawn several times
 ABLATION = {  # what was ablated -> numbers of its first score, several attempts and ESR
-    "nothing": ("p0089", "p0039", "p0038"),
-    "26 detectors": ("p0090", "p0091", "p0093"),
-    "26 random, 3 sets": ("p0101", "p0099", "p0100"),
+    "Llama 70B: nothing": ("p0089", "p0039", "p0038"),
+    "Llama 70B: 26 detectors": ("p0090", "p0091", "p0093"),
+    "Llama 70B: 3 random sets": ("p0101", "p0099", "p0100"),
 }
 
 
-FIG5 = ("nothing", "26 detectors")
+FIG5 = tuple(ABLATION)[:2]
 
 
 def fig5() -> pd.DataFrame:
-    """What ablating the detector latents does to first score, several attempts and ESR."""
-    return _ablation(FIG5, {"none": "nothing", "detectors": "detectors"})
+    """What ablating the detector latents does to first score, several attempts and ESR; ours in full and milder."""
+    milder = {"detectors by half": "detectors by half", "26 most stable detectors": "26 most stable"}
+    return _ablation(FIG5, {"none": "nothing", "detectors": "detectors", **milder})
 
 
 def fig19() -> pd.DataFrame:
@@ -177,6 +179,7 @@ def _ablation(arms: tuple[str, ...], ours: dict[str, str]) -> pd.DataFrame:
     table = result("ablation", "by_arm")
     n_sets = table.loc[table["name"] == MANY, "condition"].nunique()
     told = ours | {name: f"{n_sets} {ours[name]}" for name in ours if name == MANY}
+    told = {name: words + perplexity(name) for name, words in told.items()}
     for row in table[table["name"].isin(ours) & table["quantity"].isin(panels)].itertuples():
         line = words(row.quantity, f"ours: {told[row.name]}", "", origin="ours")
         ends = {"note": ONE_OF_MANY} if row.name == MANY else {"ci_low": row.ci_low, "ci_high": row.ci_high}
@@ -211,10 +214,10 @@ def fig6() -> pd.DataFrame:
 
 
 RANGES = {  # who and what -> numbers of the low and the high end (none: a bound from below alone)
-    "several attempts? paper, version 1": ("p0117", "p0118"),
-    "several attempts? repository": ("p0121", None),
-    "improved? paper, version 1": ("p0119", "p0120"),
-    "improved? repository": ("p0122", "p0123"),
+    "several attempts, version 1": ("p0117", "p0118"),
+    "several attempts, repository": ("p0121", None),
+    "improved, version 1": ("p0119", "p0120"),
+    "improved, repository": ("p0122", "p0123"),
 }
 
 
@@ -225,14 +228,14 @@ def fig9_11() -> pd.DataFrame:
         ends = [paper_line("agreement", who, number)["value"] for number in (low, high) if number]
         line = paper_line("agreement", who, low, note="lowest to highest pair" if high else "more than")
         lines.append(line | ({"ci_low": ends[0], "ci_high": ends[1], "interval": "range over pairs"} if high else {}))
-    lines += [words("spearman", "the paper, by pair", PICTURE)]
+    lines += [words("spearman", "published, by pair", PICTURE)]
     return frame_of([*lines, *_our_agreement()])
 
 
 def _our_agreement() -> list[dict]:
     """The report part of the judge's validation: two readers of all responses, and the offline judge against them."""
     readers = one_line(result("validation", "readers"), {"part": "report"}, "readers.csv")
-    base = words("agreement", "several attempts? our two readers", "", origin="ours")
+    base = words("agreement", "ours: several attempts, two readers", "", origin="ours")
     numbers = {"value": readers["multi-attempt agreement"], "n": readers["n"], "source": "judge/validation/readers.csv"}
     lines = [base | numbers]
     for quantity, table, panel in (
@@ -243,7 +246,7 @@ def _our_agreement() -> list[dict]:
         chosen = {"part": "report", "quantity": quantity}
         chosen |= {"scored by": "embedding"} if table == "scores" else {}
         row = one_line(result("validation", table), chosen, f"{table}.csv")
-        who = "ours, against readers" if panel == "spearman" else f"{quantity}, our judge"
+        who = "ours: judge against readers" if panel == "spearman" else f"ours: {quantity}"
         line = words(panel, who, "", origin="ours") | {"interval": "95%", "source": f"judge/validation/{table}.csv"}
         lines.append(line | {column: row.get(column) for column in ("value", "ci_low", "ci_high", "n_events", "n")})
     return lines

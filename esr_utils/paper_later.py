@@ -11,6 +11,7 @@ from esr_utils.beside import (
     is_measured,
     one_line,
     paper_line,
+    perplexity,
     result,
     words,
 )
@@ -36,14 +37,23 @@ def prefill() -> pd.DataFrame:
         line = words("restart", f"ours: continued {continuation}", "", origin="ours") | {"interval": CLUSTERED}
         ends = {column: row[column] for column in ("ci_low", "ci_high", "n_events", "n")}
         lines.append(line | ends | {"value": row["rate"], "source": "following/cells.csv"})
-    return frame_of([*lines, words("improvement", "ours", "see prefill_cells", origin="ours")])
+        lines.append(_improved(chosen, float(row["n_events"]), f"ours: continued {continuation}"))
+    return frame_of(lines)
+
+
+def _improved(chosen: dict[str, str], n_restarts: float, who: str) -> dict:
+    """Of the restarts, those that end better: both are counted in ``cells``, no interval was worked out."""
+    line = words("improvement", who, "" if n_restarts else "no restart", origin="ours")
+    esr = one_line(result("following", "cells"), chosen | {"quantity": "esr"}, "following/cells.csv")["n_events"]
+    known = {"value": esr / n_restarts if n_restarts else np.nan, "n_events": esr, "n": n_restarts}
+    return line | known | {"source": "following/cells.csv"}
 
 
 HELD_OUT = {
-    "nothing": ("p0387", "p0389"),
-    "18 with positive d": ("p0390", "p0392"),
-    "8 with negative d": ("p0393", "p0395"),
-    "all 26": ("p0396", "p0398"),
+    "Llama 70B: nothing": ("p0387", "p0389"),
+    "Llama 70B: 18 with positive d": ("p0390", "p0392"),
+    "Llama 70B: 8 with negative d": ("p0393", "p0395"),
+    "Llama 70B: all 26": ("p0396", "p0398"),
 }
 
 
@@ -65,7 +75,7 @@ def _our_held_out(panels: tuple[str, ...]) -> list[dict]:
     table, lines = result("ablation", "held_out_contrasts"), []
     known = {"source": "ablation/held_out_contrasts.csv"}
     for row in table[table["quantity"].isin(panels)].itertuples():
-        arms = {f"ours: {row.condition}": row.rate_second}
+        arms = {f"ours: {row.condition}{perplexity(row.name)}": row.rate_second}
         if row.condition == table["condition"].iloc[0]:
             arms = {"ours: nothing": row.rate_first} | arms
         for who, rate in arms.items():
@@ -73,9 +83,7 @@ def _our_held_out(panels: tuple[str, ...]) -> list[dict]:
             lines.append(words(row.quantity, who, "", origin="ours") | known | counts)
         if row.quantity == panels[0]:
             ends = {"value": row.difference, "ci_low": row.ci_low, "ci_high": row.ci_high, "n": row.n_pairs}
-            lines.append(
-                words("change", f"ours: {row.condition}", "", origin="ours") | known | ends | {"interval": CLUSTERED}
-            )
+            lines.append(words("change", list(arms)[-1], "", origin="ours") | known | ends | {"interval": CLUSTERED})
     return lines
 
 
@@ -107,7 +115,7 @@ def _our_prefixes() -> list[dict]:
         lines.append(words("points", who, "", origin="ours") | known | ends)
     ratio = {"value": means.loc["own", "mean"] / means.loc["generic", "mean"], "n": means.loc["own", "n"]}
     lines.append(words("ratio", "ours: own / generic", "", origin="ours") | known | ratio | {"interval": ""})
-    return [*lines, words("share", "ours", "not worked out", origin="ours")]
+    return [*lines, words("share", "ours: due to text read", "not worked out", origin="ours")]
 
 
 def other_vectors() -> pd.DataFrame:
@@ -148,10 +156,10 @@ VERSIONS = {  # what was compared, by version -> number of the relative reductio
     "rebuttal, held-out prompts: highest": "p0401",
 }
 OURS = {  # table of notebook 04 and quantity -> as told
-    ("contrasts", "multi_attempt"): "ours: detectors, several attempts",
-    ("contrasts", "esr"): "ours: detectors, ESR",
-    ("held_out_contrasts", "multi_attempt"): "ours, held-out questions: several attempts",
-    ("held_out_contrasts", "esr"): "ours, held-out questions: ESR",
+    ("contrasts", "multi_attempt"): "ours: several attempts",
+    ("contrasts", "esr"): "ours: ESR",
+    ("held_out_contrasts", "multi_attempt"): "ours, held-out: several attempts",
+    ("held_out_contrasts", "esr"): "ours, held-out: ESR",
 }
 
 
@@ -168,7 +176,13 @@ def versions() -> pd.DataFrame:
         row = one_line(result("ablation", name), chosen, f"ablation/{name}.csv")
         ends = {"value": row["difference"], "ci_low": row["ci_high"], "ci_high": row["ci_low"]}
         shares = {key: -value / row["rate_first"] if row["rate_first"] else np.nan for key, value in ends.items()}
-        line = words("reduction", who, "" if row["rate_first"] else "no event without ablation", origin="ours")
+        shares["ci_high"] = min(shares["ci_high"], 1.0)  # nothing falls by more than all of it
+        line = words(
+            "reduction",
+            who + perplexity("detectors"),
+            "" if row["rate_first"] else "no event without ablation",
+            origin="ours",
+        )
         known = {"n": row["n_pairs"], "interval": CLUSTERED, "source": f"ablation/{name}.csv"}
         lines.append(line | shares | known)
     return frame_of(lines)

@@ -4,9 +4,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES
+from esr_utils.beside import MODELS, ROUNDED, SUBJECTS
+from esr_utils.plots.marks import forest
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, SMALL
+
+PANELS = ("multi_attempt", "esr", "recovery")
+STEERED = {"steered": "steered", "without steering": "not steered"}
 
 
 def rates_beside_paper(rates: pd.DataFrame) -> Figure:
@@ -14,82 +20,82 @@ def rates_beside_paper(rates: pd.DataFrame) -> Figure:
 
     Columns: who, quantity, rate, ci_low, ci_high, n_events, n, origin (``paper`` or ``ours``).
     """
-    panels = ("multi_attempt", "esr", "recovery")
-    who = list(dict.fromkeys(rates["who"]))
-    height = 0.9 + 0.27 * len(who)
-    figure, axes = plt.subplots(1, 3, figsize=(2 * COLUMN_INCHES, height), sharey=True)
-    for axis, quantity in zip(axes, panels, strict=True):
-        part = rates[rates["quantity"] == quantity]
-        for line in part.itertuples():
-            y, colour = who.index(line.who), GREY if line.origin == "paper" else BLUE
-            x = 100 * np.array([line.rate, line.ci_low, line.ci_high])
-            axis.plot(x[1:], [y, y], color=colour, lw=1.2)
-            axis.plot(x[0], y, "o", ms=4, color=colour, mfc="white" if line.origin == "paper" else colour)
-            told = f"{line.n_events:.0f}/{line.n:.0f}" if line.n else "no trial"
-            axis.text(1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=6, va="center", color=colour)
-        axis.set(title=QUANTITY_NAMES[quantity], xlabel="% of judged trials", xlim=(-0.02 * axis.get_xlim()[1], None))
-        axis.axhline(sum(rates.drop_duplicates("who")["origin"] == "paper") - 0.5, color=GREY, lw=0.6, ls=":")
-    axes[0].set_yticks(range(len(who)), who)
-    axes[0].invert_yaxis()
-    sns.despine(figure)
-    figure.tight_layout(w_pad=3.0)
-    return figure
+    is_paper = rates["origin"] == "paper"
+    known = {"panel": rates["quantity"], "who": rates["who"].map(_short), "arm": "", "value": rates["rate"]}
+    interval = np.where(is_paper & rates["n"].notna(), ROUNDED, "")
+    frame = rates.assign(**known, interval=interval, note="", source="esr_detection/rates_beside_paper.csv")
+    places = pd.MultiIndex.from_product([dict.fromkeys(frame["who"]), PANELS], names=["who", "panel"])
+    absent = places.difference(pd.MultiIndex.from_frame(frame[["who", "panel"]]), sort=False).to_frame(index=False)
+    frame = pd.concat([frame, absent.assign(arm="", origin="paper", note="a bound only")], ignore_index=True)
+    titles = {panel: f"{QUANTITY_NAMES[panel]} (%)".replace("response ", "response\n") for panel in PANELS}
+    return forest(frame, titles)
+
+
+def _short(who: str) -> str:
+    """The name of a published model, or of a subject with its condition, as the other figures tell it."""
+    subject, _, condition = who.partition(", ")
+    return f"{SUBJECTS[subject]}, {STEERED[condition]}" if subject in SUBJECTS else MODELS.get(who, who)
 
 
 def strength_levels(levels: pd.DataFrame) -> Figure:
-    """What happens along the latent's own strength: first-attempt score, and rates with their counts.
+    """What happens along the latent's own strength: first-attempt score, and rates with their events below.
 
     Columns: subject, level, quantity (``first_score``, ``multi_attempt``, ``esr``, ``recovery``), value, ci_low,
     ci_high, n_events, n. Level 1 is the calibrated strength.
     """
-    panels = {"first_score": "first-attempt score", **{q: f"{QUANTITY_NAMES[q]} (%)" for q in ("multi_attempt", "esr")}}
-    panels["recovery"] = f"{QUANTITY_NAMES['recovery']} (%)"
-    figure, axes = plt.subplots(1, 4, figsize=(2 * COLUMN_INCHES, 2.2))
+    panels = ("first_score", *PANELS)
+    titles = {"first_score": "first-attempt score"} | {panel: f"{QUANTITY_NAMES[panel]} (%)" for panel in PANELS}
+    figure, axes = plt.subplots(1, 4, figsize=(2 * COLUMN_INCHES, 2.3))
     colours = dict(zip(levels["subject"].unique(), (BLUE, ORANGE), strict=False))
-    for axis, (quantity, title) in zip(axes, panels.items(), strict=True):
-        factor = 1 if quantity == "first_score" else 100
-        for subject, part in levels[levels["quantity"] == quantity].groupby("subject", sort=False):
-            axis.fill_between(
-                part["level"],
-                factor * part["ci_low"],
-                factor * part["ci_high"],
-                alpha=0.2,
-                lw=0,
-                color=colours[subject],
-            )
-            axis.plot(part["level"], factor * part["value"], "o-", ms=3, lw=1, color=colours[subject], label=subject)
-            if quantity != "first_score":
-                for line in part.itertuples():
-                    axis.annotate(
-                        f"{line.n_events:.0f}",
-                        (line.level, factor * line.value),
-                        fontsize=6,
-                        xytext=(0, 3),
-                        textcoords="offset points",
-                        ha="center",
-                    )
+    for axis, quantity in zip(axes, panels, strict=True):
+        part = levels[levels["quantity"] == quantity]
+        for i, (subject, colour) in enumerate(colours.items()):
+            _along_levels(axis, part[part["subject"] == subject], colour, row=i, is_score=quantity == "first_score")
         axis.axvline(1.0, color=GREY, ls="--", lw=0.8)
-        axis.set_title(title, fontsize=7.5)
-        axis.set(xlabel="level", ylim=(0, None))
+        axis.set_title(titles[quantity].replace("response ", "response\n"), fontsize=7.5)
+        axis.set(ylim=(0, None), xticks=(0, 0.5, 1, 1.5))
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel("level", fontsize=7.5, labelpad=5 + 9 * len(colours))
     n = levels["n"].max()
-    figure.suptitle(f"level: share of each latent's calibrated strength; up to {n:.0f} trials a level", fontsize=8)
-    if len(colours) > 1:
-        axes[0].legend(fontsize=6)
+    told = f"level: share of each latent's calibrated strength; bands: 95%; below: events in up to {n:.0f} trials"
+    handles = [plt.Line2D([], [], color=colour, marker="o", ms=3, lw=1) for colour in colours.values()]
+    names = [SUBJECTS.get(subject, subject) for subject in colours]
     sns.despine(figure)
-    figure.tight_layout()
+    figure.tight_layout(w_pad=1.0)
+    figure.legend(handles, names, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0.02), fontsize=7)
+    figure.text(0.5, 1.0, told, fontsize=7, ha="center", va="bottom")
     return figure
 
 
+def _along_levels(axis: Axes, part: pd.DataFrame, colour: str, *, row: int, is_score: bool) -> None:
+    """One subject's line and band; under the axis, on a row of its own, its events at each level."""
+    factor = 1 if is_score else 100
+    axis.fill_between(part["level"], factor * part["ci_low"], factor * part["ci_high"], alpha=0.2, lw=0, color=colour)
+    axis.plot(part["level"], factor * part["value"], "o-", ms=3, lw=1, color=colour, clip_on=False)
+    for line in [] if is_score else part.itertuples():
+        look = {"xytext": (0, -15 - 9 * row), "textcoords": "offset points", "xycoords": axis.get_xaxis_transform()}
+        axis.annotate(f"{line.n_events:.0f}", (line.level, 0), ha="center", va="top", fontsize=6, color=colour, **look)
+
+
 def first_scores(scores: pd.DataFrame) -> Figure:
-    """First-attempt scores without steering and at the calibrated strength. Columns: arm, first_score."""
-    figure, axes = plt.subplots(figsize=(COLUMN_INCHES, 2.3))
-    arms = list(dict.fromkeys(scores["arm"]))
-    for arm, colour in zip(arms, (GREY, BLUE, ORANGE, "#009e73"), strict=False):
-        values = scores.loc[scores["arm"] == arm, "first_score"].dropna()
-        label = f"{arm}: mean {values.mean():.1f}, n = {len(values)}"
-        sns.histplot(x=values, binwidth=5, binrange=(0, 100), ax=axes, color=colour, alpha=0.45, lw=0, label=label)
-    axes.set(xlabel="first-attempt score (0 to 100)", ylabel="trials")
-    axes.legend(fontsize=6.5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    """First-attempt scores without steering and at the calibrated strength, a panel a subject.
+
+    Columns: arm (``<subject>, without steering`` or ``<subject>, steered``), first_score.
+    """
+    subjects = scores["arm"].str.split(", ").str[0]
+    names = list(dict.fromkeys(subjects))
+    figure, axes = plt.subplots(len(names), 1, figsize=(COLUMN_INCHES, 0.5 + 1.3 * len(names)), sharex=True)
+    for axis, name, colour in zip(np.atleast_1d(axes), names, (BLUE, ORANGE), strict=False):
+        for arm, part in scores[subjects == name].groupby("arm", sort=False):
+            values, told = part["first_score"].dropna(), STEERED[arm.split(", ")[1]]
+            counts, edges = np.histogram(values, bins=np.arange(0, 101, 5))
+            look = {"color": GREY, "ls": "--"} if told != "steered" else {"color": colour, "fill": True, "alpha": 0.6}
+            label = f"{told}: mean {values.mean():.1f}, n {len(values)}"
+            axis.stairs(counts, edges, lw=1.2, label=label, zorder=2 + (told != "steered"), **look)
+        axis.legend(fontsize=SMALL, ncols=2, loc="lower center", bbox_to_anchor=(0.45, 0.97), columnspacing=1.0)
+        axis.set_ylabel(f"{SUBJECTS.get(name, name)}\ntrials", fontsize=7.5)
+        axis.tick_params(labelsize=7)
+    np.atleast_1d(axes)[-1].set_xlabel("first-attempt score (0 to 100)", fontsize=8)
     sns.despine(figure)
     figure.tight_layout()
     return figure
@@ -106,20 +112,15 @@ def calibration_effort(effort: pd.DataFrame) -> Figure:
         values = effort.loc[effort["effort"] == name, "verified_score"]
         spread = i + 0.4 * ((np.arange(len(values)) * 0.618) % 1 - 0.5)  # apart, and the same in every drawing
         axes.plot(values, spread, "o", color=BLUE, ms=3, alpha=0.6, mew=0)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(names)), [name.replace(" a step", "\na step") for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.axvspan(*effort[["window_low", "window_high"]].iloc[0], color=GREY, alpha=0.15, lw=0)
     axes.axvline(effort["target"].iloc[0], color=GREY, ls="--", lw=1)
     for i, name in enumerate(names):
         values = effort.loc[effort["effort"] == name, "verified_score"]
         axes.plot(values.mean(), i, "|", ms=16, mew=2, color=ORANGE)
-        axes.text(
-            99,
-            i - 0.32,
-            f"mean {values.mean():.1f}, sd {values.std():.1f}, n = {len(values)}",
-            ha="right",
-            fontsize=6.5,
-        )
+        told = f"mean {values.mean():.1f}\nsd {values.std():.1f}\nn = {len(values)}"
+        axes.text(99, i, told, ha="right", va="center", fontsize=SMALL)
     axes.set(xlabel="score of fresh first attempts", ylabel="", xlim=(0, 100))
     sns.despine(figure)
     figure.tight_layout()
@@ -145,7 +146,7 @@ def judge_agreement(pairs: pd.DataFrame) -> Figure:
 
 
 def interval_coverage(coverage: pd.DataFrame) -> Figure:
-    """How often 95% intervals hold the true rate in simulated data. Columns: setting, method, coverage."""
+    """How often 95% intervals hold the true rate in simulated data. Columns: setting, method, coverage, n_sims."""
     figure, axes = plt.subplots(figsize=(2 * COLUMN_INCHES, 0.8 + 0.24 * coverage["setting"].nunique()))
     axes.axvspan(93, 97, color=GREY, alpha=0.15, lw=0)
     axes.axvline(95, color=GREY, lw=0.8, ls="--")
@@ -156,8 +157,8 @@ def interval_coverage(coverage: pd.DataFrame) -> Figure:
         y = [settings.index(setting) for setting in part["setting"]]
         axes.plot(100 * part["coverage"], y, "o", ms=4, color=colour, label=method)
     axes.set_yticks(range(len(settings)), settings)
-    axes.invert_yaxis()
-    axes.set(xlabel="coverage of 95% intervals (%)")
+    axes.set_ylim(len(settings) - 0.5, -0.5)
+    axes.set_xlabel(f"coverage of 95% intervals (%), {coverage['n_sims'].min():,} simulations each", fontsize=8)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
     sns.despine(figure)
     figure.tight_layout()

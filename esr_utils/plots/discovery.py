@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL
 
 GROUP_COLOURS = {"detectors": BLUE, "backtracking": ORANGE}
 WHERE_NAMES = {
@@ -59,20 +59,22 @@ def stability(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
 
 
 def levels(table: pd.DataFrame) -> Figure:
-    """Mean activation of each group by stretch, and in responses without a restart; n under each.
+    """Mean activation of each group by stretch, and in responses without a restart; n beside each.
 
     Columns: group, where, mean, ci_low, ci_high, n.
     """
     groups = [group for group in GROUP_COLOURS if group in set(table["group"])]
-    figure, axes = plt.subplots(1, len(groups), figsize=(2 * COLUMN_INCHES, 2.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(groups), figsize=(2 * COLUMN_INCHES, 2.1), squeeze=False, sharey=True)
     for axis, group in zip(axes[0], groups, strict=True):
         mine = table[table["group"] == group].set_index("where").reindex(list(WHERE_NAMES)).dropna(subset=["mean"])
-        x = np.arange(len(mine))
-        axis.vlines(x, mine["ci_low"], mine["ci_high"], color=GROUP_COLOURS[group], lw=1.2)
-        axis.plot(x, mine["mean"], "o", ms=4, color=GROUP_COLOURS[group])
-        names = [f"{WHERE_NAMES[where]}\nn = {n:.0f}" for where, n in mine["n"].items()]
-        axis.set_xticks(x, names, fontsize=5.5)
-        axis.set(title=group, ylabel="mean activation", ylim=(0, None), xlim=(-0.5, len(mine) - 0.5))
+        y = np.arange(len(mine))
+        axis.hlines(y, mine["ci_low"], mine["ci_high"], color=GROUP_COLOURS[group], lw=1.2)
+        axis.plot(mine["mean"], y, "o", ms=4, color=GROUP_COLOURS[group])
+        for at, n in zip(y, mine["n"], strict=True):
+            look = {"transform": axis.get_yaxis_transform(), "fontsize": SMALL, "va": "center"}
+            axis.text(1.02, at, f"n {n:.0f}", color=GROUP_COLOURS[group], **look)
+        axis.set_yticks(y, [WHERE_NAMES[where].replace("\n", " ") for where in mine.index], fontsize=7.5)
+        axis.set(title=group, xlabel="mean activation, 95%", xlim=(0, None), ylim=(len(mine) - 0.5, -0.5))
     sns.despine(figure)
     figure.tight_layout(w_pad=2.0)
     return figure
@@ -91,7 +93,7 @@ def traces(table: pd.DataFrame) -> Figure:
         lower.step(mine["pos"], mine["n"], where="mid", color=GREY, lw=1)
     for axis in (upper, lower):
         axis.axvline(-0.5, color=GREY, lw=0.8, ls=":")
-    upper.set(ylabel="summed activation")
+    upper.set(ylabel="summed activation, 95%")
     upper.legend(fontsize=7)
     lower.set(xlabel="tokens from the start of the restart", ylabel="episodes", ylim=(0, None))
     sns.despine(figure)
@@ -110,11 +112,12 @@ def episode(table: pd.DataFrame) -> Figure:
         _shade(axis, table)
         axis.plot(table["pos"], table[name], color=colour, lw=1)
         axis.set_ylabel("steered\nlatent" if name == "steered" else name, fontsize=7)
-        axis.tick_params(labelsize=6)
+        axis.tick_params(labelsize=SMALL)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in STRETCH_COLOURS.values()]
     told = [WHERE_NAMES[name].replace("\n", " ") for name in STRETCH_COLOURS]
     figure.legend(handles, told, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.05), fontsize=7)
-    axes[-1].set_xlabel("tokens from the start of the restart")
+    axes[-1].set_xlabel("tokens from the start of the restart", fontsize=8)
+    figure.align_ylabels()
     sns.despine(figure)
     figure.tight_layout(h_pad=0.6)
     return figure

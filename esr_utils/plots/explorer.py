@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL
 
 OWN = ("arm", "pos", "token", "attempt")  # columns that are no series
 COLOURS = {"detectors": BLUE, "backtracking": ORANGE, "topicality": "#009e73"}
@@ -29,12 +29,13 @@ def traces(table: pd.DataFrame) -> Figure:
             for pos in mine.loc[mine["attempt"] == -1, "pos"]:
                 axis.axvspan(pos - 0.5, pos + 0.5, color=RESTART_COLOUR, lw=0)
             axis.plot(mine["pos"], mine[name], color=COLOURS.get(name, GREY), lw=0.9)
-            axis.tick_params(labelsize=6)
+            axis.tick_params(labelsize=SMALL)
         lane[0].set_ylabel(name.replace(" ", "\n"), fontsize=7)
     for axis, arm in zip(axes[0], arms, strict=True):
         axis.set_title(ARM_NAMES.get(arm, arm), fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("token", fontsize=7)
+    figure.align_ylabels()
     sns.despine(figure)
     figure.tight_layout(h_pad=0.5)
     return figure

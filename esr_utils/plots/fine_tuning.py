@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, SMALL
 
 CONDITIONS = {"baseline": GREY, "fixed": BLUE, "recalibrated": ORANGE}
 CONDITION_NAMES = {
@@ -31,12 +31,13 @@ def shares(by_share: pd.DataFrame) -> Figure:
             _band(axis, part[part["condition"] == condition], quantity=quantity, colour=colour)
         title = "first-attempt score" if quantity == "first_score" else f"{QUANTITY_NAMES[quantity]} (%)"
         axis.set_title(title, fontsize=7.5)
-        axis.set(xlabel="corrections (%)", ylim=(0, None), xticks=100 * np.unique(part["share"]))
+        axis.set(ylim=(0, None), xticks=100 * np.unique(part["share"]))
+        axis.set_xlabel("corrections (%)", fontsize=8)
         axis.tick_params(labelsize=7)
     _legend(figure)
     together = by_share[by_share["training_seed"].isna()]
     n = together["n"].max()
-    told = f"bands: 95%, latents and questions resampled; up to {n:.0f} trials a point"
+    told = f"bands: 95%, latents and questions resampled; up to {n:.0f} trials a point; faint: single trainings"
     figure.suptitle(told, fontsize=8, y=0.96)
     sns.despine(figure)
     figure.tight_layout()
@@ -55,8 +56,8 @@ def _band(axis: Axes, part: pd.DataFrame, *, quantity: str, colour: str) -> None
     single = part[part["training_seed"].notna()]
     x = 100 * together["share"]
     axis.fill_between(x, factor * together["ci_low"], factor * together["ci_high"], color=colour, alpha=0.15, lw=0)
-    axis.plot(x, factor * together["value"], "o-", color=colour, ms=3, lw=1)
-    axis.plot(100 * single["share"], factor * single["value"], ".", color=colour, ms=5, alpha=0.5, mew=0)
+    axis.plot(x, factor * together["value"], "o-", color=colour, ms=3, lw=1, clip_on=False)
+    axis.plot(100 * single["share"], factor * single["value"], ".", color=colour, ms=5, alpha=0.5, mew=0, clip_on=False)
 
 
 def controls(table: pd.DataFrame) -> Figure:
@@ -67,7 +68,7 @@ def controls(table: pd.DataFrame) -> Figure:
     panels = ("multi_attempt", "improvement", "minimum_gain_esr")
     names = QUANTITY_NAMES | {"improvement": "improved, of several"}
     arms = list(dict.fromkeys(table["arm"]))
-    figure, axes = plt.subplots(1, 3, figsize=(2 * COLUMN_INCHES, 0.9 + 0.42 * len(arms)), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(2 * COLUMN_INCHES, 0.9 + 0.5 * len(arms)), sharey=True)
     for axis, quantity in zip(axes, panels, strict=True):
         for i, (condition, colour) in enumerate(CONDITIONS.items()):
             part = table[(table["quantity"] == quantity) & (table["condition"] == condition)].dropna(subset=["value"])
@@ -76,10 +77,13 @@ def controls(table: pd.DataFrame) -> Figure:
                 axis.plot([100 * line.ci_low, 100 * line.ci_high], [y, y], color=colour, lw=1.1)
                 axis.plot(100 * line.value, y, "o", ms=3.5, color=colour)
                 told = f"{line.n_events:.0f}/{line.n:.0f}"
-                axis.text(1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=5.5, va="center", color=colour)
-        axis.set(title=names[quantity], xlabel="%")
+                axis.text(
+                    1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=SMALL, va="center", color=colour
+                )
+        axis.set_title(f"{names[quantity]} (%)", fontsize=8)
+        axis.tick_params(axis="x", labelsize=7)
     axes[1].axvline(50, color=GREY, lw=0.8, ls=":")
-    axes[0].set_yticks(range(len(arms)), arms)
+    axes[0].set_yticks(range(len(arms)), arms, fontsize=8)
     axes[0].invert_yaxis()
     _legend(figure)
     sns.despine(figure)
@@ -93,7 +97,7 @@ def beside_paper(table: pd.DataFrame) -> Figure:
     Columns: who, origin (``paper`` or ``ours``), share, value, ci_low, ci_high, n.
     """
     who = list(dict.fromkeys(table["who"]))
-    figure, axes = plt.subplots(1, len(who), figsize=(2 * COLUMN_INCHES, 2.3), squeeze=False)
+    figure, axes = plt.subplots(1, len(who), figsize=(2 * COLUMN_INCHES, 2.3), squeeze=False, sharex=True, sharey=True)
     for axis, name in zip(axes[0], who, strict=True):
         part = table[table["who"] == name].sort_values("share")
         is_paper = part["origin"].iloc[0] == "paper"
@@ -111,6 +115,7 @@ def beside_paper(table: pd.DataFrame) -> Figure:
         )
         least, most = part["n"].min(), part["n"].max()
         told = f"n = {most:.0f}" if least == most else f"n = {least:.0f} to {most:.0f}"
+        told += ", 95% naive" if is_paper else ", 95% clustered"
         axis.set(title=f"{name}\n{told}", xlabel="corrections (%)", ylim=(0, None))
         axis.title.set_fontsize(7.5)
     axes[0][0].set_ylabel("whole response\nrecovers (%)", fontsize=8)

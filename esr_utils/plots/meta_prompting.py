@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, SMALL
 
 KIND_NAMES = {
     "none": "no suffix",
@@ -28,7 +28,7 @@ def kinds(by_kind: pd.DataFrame) -> Figure:
     Columns: subject, level, kind, quantity, value, ci_low, ci_high, n_events, n.
     """
     subjects, panels = list(dict.fromkeys(by_kind["subject"])), ("first_score", "multi_attempt", "minimum_gain_esr")
-    height = 0.6 + 1.75 * len(subjects)
+    height = 0.6 + 2.0 * len(subjects)
     figure, axes = plt.subplots(len(subjects), 3, figsize=(2 * COLUMN_INCHES, height), sharey=True, squeeze=False)
     for row, subject in zip(axes, subjects, strict=True):
         for axis, quantity in zip(row, panels, strict=True):
@@ -53,11 +53,12 @@ def _points(axis: Axes, part: pd.DataFrame, quantity: str) -> None:
             axis.plot([factor * line.ci_low, factor * line.ci_high], [y, y], color=colour, lw=1.1)
             axis.plot(factor * line.value, y, "o", ms=3.2, color=colour)
             told = f"n = {line.n:.0f}" if is_score else f"{line.n_events:.0f}/{line.n:.0f}"
-            axis.text(1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=5.5, va="center", color=colour)
+            axis.text(1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=SMALL, va="center", color=colour)
     title = "first-attempt score" if is_score else f"{QUANTITY_NAMES[quantity]} (%)"
     axis.set_title(title, fontsize=7.5)
     axis.set_yticks(range(len(names)), KIND_NAMES.values(), fontsize=7)
     axis.tick_params(axis="x", labelsize=7)
+    axis.set_xlim(-0.04 * axis.get_xlim()[1], None)
 
 
 def beside_paper(table: pd.DataFrame) -> Figure:
@@ -67,37 +68,39 @@ def beside_paper(table: pd.DataFrame) -> Figure:
     at the right, events and trials.
     """
     names = [kind for kind in KIND_NAMES if kind in set(table["kind"])]
-    height = 1.2 + 0.42 * len(names)
+    height = 1.2 + 0.5 * len(names)
     figure, axes = plt.subplots(1, 2, figsize=(2 * COLUMN_INCHES, height), sharey=True)
     for axis, quantity in zip(axes, ("restart", "recovery"), strict=True):
         part = table[table["quantity"] == quantity]
         _published(axis, part[part["origin"] == "paper"], names)
         _measured(axis, part[part["origin"] == "ours"], names)
-    for axis, title in zip(axes, ("explicit restarts", "whole response recovers"), strict=True):
-        axis.set(title=title, xlabel="% of responses", xlim=(-0.02 * axis.get_xlim()[1], None))
+    for axis, title in zip(axes, ("explicit restarts (%)", "whole response recovers (%)"), strict=True):
+        axis.set(title=title, xlim=(-0.02 * axis.get_xlim()[1], None))
+        axis.tick_params(axis="x", labelsize=7)
     axes[0].set_yticks(range(len(names)), [KIND_NAMES[name] for name in names], fontsize=7)
     axes[0].invert_yaxis()
     figure.legend(
         *axes[0].get_legend_handles_labels(), ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0), fontsize=7
     )
-    figure.suptitle("open: the paper's whole-response judge, rebuttal version; filled: ours, offline judge", fontsize=8)
+    told = "open: published, whole-response judge, rebuttal, n told without a suffix only; filled: ours, 95% clustered"
+    figure.suptitle(told, fontsize=7)
     sns.despine(figure)
     figure.tight_layout(w_pad=2.6)
     return figure
 
 
 def _published(axis: Axes, part: pd.DataFrame, names: Sequence[str]) -> None:
-    for (who, mine), marker in zip(part.groupby("who", sort=False), "os^Dv", strict=True):
-        y = [names.index(kind) - 0.25 for kind in mine["kind"]]
+    for i, ((who, mine), marker) in enumerate(zip(part.groupby("who", sort=False), "os^Dv", strict=True)):
+        y = [names.index(kind) - 0.38 + 0.06 * i for kind in mine["kind"]]
         axis.plot(100 * mine["value"], y, marker, ms=4, color=GREY, mfc="none", mew=0.9, label=who)
 
 
 def _measured(axis: Axes, part: pd.DataFrame, names: Sequence[str]) -> None:
     for i, (who, mine) in enumerate(part.groupby("who", sort=False)):
         colour = (BLUE, ORANGE)[i]
-        y = np.array([names.index(kind) for kind in mine["kind"]]) + 0.02 + 0.26 * i
+        y = np.array([names.index(kind) for kind in mine["kind"]]) + 0.1 + 0.24 * i
         axis.hlines(y, 100 * mine["ci_low"], 100 * mine["ci_high"], color=colour, lw=1.1)
         axis.plot(100 * mine["value"], y, "o", ms=3.5, color=colour, label=who)
         for at, line in zip(y, mine.itertuples(), strict=True):
             told = f"{line.n_events:.0f}/{line.n:.0f}"
-            axis.text(1.02, at, told, transform=axis.get_yaxis_transform(), fontsize=5.5, va="center", color=colour)
+            axis.text(1.02, at, told, transform=axis.get_yaxis_transform(), fontsize=SMALL, va="center", color=colour)

@@ -5,21 +5,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from esr_utils.plots.marks import GREEN, KEY, SMALL, TITLES, finish, forest
+from esr_utils.plots.marks import GREEN, KEY, TITLES, finish, forest
 from esr_utils.plots.meta_prompting import KIND_NAMES
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE
+from esr_utils.plots.paper import PERPLEXITY
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL
 
 QUANTITIES = {"restart": (BLUE, "o"), "shift": (GREEN, "s"), "recovery": (ORANGE, "D")}
 
 
 def fig14_18(frame: pd.DataFrame) -> Figure:
     """Whole-response rates under each kind of meta-prompt, a panel a model; ours count restarts by attempts."""
-    figure, axes = plt.subplots(2, 4, figsize=(2 * COLUMN_INCHES, 4.4), sharey=True)
+    figure, axes = plt.subplots(2, 4, figsize=(2 * COLUMN_INCHES, 4.6), sharey=True, sharex=True)
     panels = list(dict.fromkeys(frame["panel"]))
     for axis, panel in zip(axes.flat, panels, strict=False):
         _kinds(axis, frame[frame["panel"] == panel])
     axes[0][0].set_yticks(range(len(KIND_NAMES)), KIND_NAMES.values(), fontsize=7)
     axes[1][0].invert_yaxis()
+    axes[1][0].set_xlim(-1.5, None)
     _quantity_key(axes.flat[-1])
     told = "steered responses (%), whole-response judge: of the attempts under these prompts a picture was published"
     key = "open: published, n told without a meta-prompt only, naive 95%; filled: ours, 95% clustered"
@@ -31,16 +33,17 @@ def _kinds(axis: Axes, part: pd.DataFrame) -> None:
     kinds = list(KIND_NAMES)
     for i, (quantity, (colour, marker)) in enumerate(QUANTITIES.items()):
         mine = part[(part["arm"] == quantity) & part["value"].notna()]
+        if mine.empty:
+            continue
         y = [kinds.index(kind) + 0.22 * (i - 1) for kind in mine["who"]]
         is_paper = (mine["origin"] == "paper").any()
         axis.hlines(y, 100 * mine["ci_low"], 100 * mine["ci_high"], color=colour, lw=1, ls=":" if is_paper else "-")
         fill = "white" if is_paper else colour
-        axis.plot(100 * mine["value"], y, marker, ms=3.6, color=colour, mfc=fill, mew=0.9)
-    axis.set_xlim(-1.5, None)
+        axis.plot(100 * mine["value"], y, marker, ms=3.6, color=colour, mfc=fill, mew=0.9, clip_on=False)
     for kind in dict.fromkeys(part.loc[part["value"].isna(), "who"]):
         axis.text(0, kinds.index(kind), "not in the paper", fontsize=SMALL, va="center", color=GREY, style="italic")
     axis.set_title(f"{part['panel'].iloc[0]}, n {part['n'].max():,.0f}", fontsize=8)
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=7, labelbottom=True)
 
 
 def _quantity_key(axis: Axes) -> None:
@@ -54,7 +57,11 @@ def _quantity_key(axis: Axes) -> None:
 def fig20_21(frame: pd.DataFrame) -> Figure:
     """Activation of the detectors by part of the response: published means and ratios, and ours of another SAE."""
     key = "Llama 70B: mean over the detectors, no interval told; Fig 20 is a curve only, no point of it was told"
-    panels = {"activation": "mean SAE activation", "ours": "ours, another SAE", "ratio": "times the baseline"}
+    panels = {
+        "activation": "published: mean activation",
+        "ours": "ours: mean activation,\nanother SAE",
+        "ratio": "times the baseline",
+    }
     return forest(frame, panels, key=f"{key}\nfilled: ours, 95% over responses")
 
 
@@ -70,6 +77,7 @@ def table1(frame: pd.DataFrame) -> Figure:
         axes.text(1.02, y, told, transform=axes.get_yaxis_transform(), fontsize=7, va="center", color=colour)
     axes.set_yticks(range(len(frame)), frame["who"], fontsize=7.5)
     axes.set(xlim=(0, 100), ylim=(len(frame) - 0.5, -0.5))
+    axes.tick_params(axis="x", labelsize=7)
     axes.set_xlabel("depth of the layer (% of layers)", fontsize=8)
     finish(figure, "open: published; filled: ours")
     return figure
@@ -92,8 +100,10 @@ def table2(frame: pd.DataFrame) -> Figure:
     for at, line in zip(y, frame.itertuples(), strict=True):
         told = f"p {'<' if line.p_is_bound else '='} {line.p:.3f}"
         right.text(1.02, at, told, transform=right.get_yaxis_transform(), fontsize=SMALL, va="center", color=GREY)
-    right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.08), ncols=2)
-    left.invert_yaxis()
+    right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.06), ncols=2)
+    left.set_ylim(len(frame) - 0.4, -0.6)
+    for axis in (left, right):
+        axis.tick_params(axis="x", labelsize=7)
     told = f"published alone: Llama 70B, n = {frame['n'].iloc[0]} corrected responses"
     finish(figure, f"{told}; p one-sided, not corrected for the number of latents")
     return figure
@@ -102,7 +112,7 @@ def table2(frame: pd.DataFrame) -> Figure:
 def table3(frame: pd.DataFrame) -> Figure:
     """Settings of the fine-tuning side by side."""
     figure, axes = plt.subplots(figsize=(1.5 * COLUMN_INCHES, 0.24 * (len(frame) + 1)))
-    names = {"setting": "", "paper": "paper", "sweep": "ours, sweep", "corrector": "ours, corrector"}
+    names = {"setting": "", "paper": "paper, Llama 8B", "sweep": "ours, sweep", "corrector": "ours, corrector"}
     for x, (name, title) in zip((0.0, 0.5, 0.73, 1.0), names.items(), strict=True):
         look = {"ha": "right" if x else "left", "va": "center", "fontsize": 7.5}
         axes.text(x, 0, title, weight="bold", **look)
@@ -117,28 +127,29 @@ def table3(frame: pd.DataFrame) -> Figure:
 def prefill(frame: pd.DataFrame) -> Figure:
     """Restarts of an unsteered model on the beginning of derailed answers, beside live steering."""
     panels = {"restart": "restarts (%)", "improvement": "improved, of restarts (%)"}
-    return forest(frame, panels, key=f"Llama 70B, rebuttal\n{KEY}")
+    return forest(frame, panels, key=f"published: Llama 70B, rebuttal\n{KEY}", is_stacked=True)
 
 
 def held_out(frame: pd.DataFrame) -> Figure:
     """Rates on held-out prompts by what was ablated; of ours the change too, trial by trial."""
     panels = {panel: TITLES[panel] for panel in ("multi_attempt", "esr")}
     if (frame["panel"] == "change").any():
-        panels["change"] = "several attempts,\nchange (%)"
-    told = "Llama 70B by what was ablated, held-out prompts, rebuttal"
-    return forest(frame, panels, key=f"{told}\n{KEY}")
+        panels["change"] = "several attempts,\nchange (% points)"
+    told = "by what was ablated, on held-out prompts; published: Llama 70B, rebuttal"
+    return forest(frame, panels, key=f"{told}\n{KEY}, of the change alone\n{PERPLEXITY}")
 
 
 def matched_prefix(frame: pd.DataFrame) -> Figure:
     """What an on-topic beginning is worth under steering."""
-    panels = {"points": "points of score", "ratio": "times", "share": "share"}
-    key = "Llama 70B, version 2, known from notes of third parties alone: no n, no interval"
-    return forest(frame, panels, key=key)
+    panels = {"points": "points of score", "ratio": "own correction, times generic", "share": "share due to text read"}
+    told = "open: Llama 70B, version 2, known from notes of third parties alone: no n, no interval"
+    return forest(frame, panels, key=f"{told}\nfilled, solid: ours, 95% clustered", is_stacked=True)
 
 
 def other_vectors(frame: pd.DataFrame) -> Figure:
     """ESR under contrastive vectors, and the range of their strengths."""
-    return forest(frame, {"esr": TITLES["esr"], "strength": "calibrated multiplier"}, key=f"Llama 70B, rebuttal\n{KEY}")
+    panels = {"esr": TITLES["esr"], "strength": "calibrated multiplier"}
+    return forest(frame, panels, key=f"published: Llama 70B, rebuttal\n{KEY}", is_stacked=True)
 
 
 def whole_response(frame: pd.DataFrame) -> Figure:
@@ -149,5 +160,5 @@ def whole_response(frame: pd.DataFrame) -> Figure:
 
 def versions(frame: pd.DataFrame) -> Figure:
     """The effect of the ablation as each version tells it."""
-    key = "Llama 70B; no interval was published; filled: ours, 95% clustered, rate without ablation taken as known"
-    return forest(frame, {"reduction": "less than without ablation (%)"}, key=key)
+    key = "open: Llama 70B, no interval published; filled: ours, 95% clustered, rate without ablation taken as known"
+    return forest(frame, {"reduction": "less than without ablation (%)"}, key=f"{key}\n{PERPLEXITY}")

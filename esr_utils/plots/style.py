@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from esr_utils.config import figures_dir
 
 COLUMN_INCHES = 3.4  # width of a column in print
+PAD_INCHES = 0.1  # white around what is drawn
+SMALL = 6.5  # points; the smallest text in a figure
 QUANTITY_NAMES = {
     "multi_attempt": "several attempts",
     "esr": "ESR",
@@ -55,7 +57,8 @@ def save_figure(
     folder = figures_dir(scale)
     folder.mkdir(parents=True, exist_ok=True)
     data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    box = figure.get_tightbbox().padded(PAD_INCHES)  # once: every format would draw the figure again to find it
     for kind in formats:
-        figure.savefig(folder / f"{name}.{kind}", bbox_inches="tight", metadata=METADATA[kind])
+        figure.savefig(folder / f"{name}.{kind}", bbox_inches=box, metadata=METADATA[kind])
     plt.close(figure)  # a notebook would draw it a second time
     return folder / f"{name}.png"

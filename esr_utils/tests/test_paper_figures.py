@@ -158,7 +158,11 @@ def test_our_ablation_is_drawn_as_soon_as_it_is_measured(results):
     pd.DataFrame(lines).to_csv(folder / "by_arm.csv", index=False)
     draw, make = plots.PAPER["paper_fig19"]
     ours = make().query("origin == 'ours' and panel == 'esr'")
-    assert ours["who"].to_list() == ["ours: nothing", "ours: detectors", *["ours: 2 matched sets"] * 2]
+    assert ours["who"].to_list() == [
+        "ours: nothing",
+        "ours: detectors (×957)",
+        *["ours: 2 matched sets\n(×3.38 to 22.9)"] * 2,
+    ]
     assert (ours["value"] == 0.2).all()
     assert ours["ci_low"].notna().to_list() == [True, True, False, False]
     plt.close(draw(make()))
@@ -192,13 +196,17 @@ def test_our_beginnings_are_drawn_as_soon_as_they_are_measured(results):
         "n_events": 8,
         "n": 40,
     }
-    cells = [cell | ends | {"continuation": continuation} for continuation in ("steered", "unsteered")]
+    cells = [
+        cell | ends | {"continuation": continuation, "quantity": name, "n_events": n}
+        for continuation in ("steered", "unsteered")
+        for name, n in {"multi_attempt": 8, "esr": 6}.items()
+    ]
     pd.DataFrame(cells).to_csv(folder / "cells.csv", index=False)
     means = [{"arm": arm, "mean": mean, "n": 40, **ends} for arm, mean in {"own": 30.0, "generic": 20.0}.items()]
     pd.DataFrame(means).to_csv(folder / "sustained.csv", index=False)
     gain = {"arm": "generic", "less": "none", "difference": 5.0, "n_pairs": 40, **ends}
     pd.DataFrame([gain]).to_csv(folder / "sustained_contrasts.csv", index=False)
-    for name, values in {"paper_prefill": [0.2, 0.2], "paper_matched_prefix": [5.0, 30.0, 1.5]}.items():
+    for name, values in {"paper_prefill": [0.2, 0.75, 0.2, 0.75], "paper_matched_prefix": [5.0, 30.0, 1.5]}.items():
         draw, make = plots.PAPER[name]
         assert make().query("origin == 'ours'")["value"].dropna().to_list() == pytest.approx(values)
         plt.close(draw(make()))
@@ -219,11 +227,11 @@ def test_our_held_out_questions_are_drawn_as_soon_as_they_are_measured(results):
     ours = make().query("origin == 'ours'").set_index(["panel", "who"])
     assert ours.loc["esr", "value"].to_dict() == {
         "ours: nothing": 0.2,
-        "ours: detectors": 0.15,
-        "ours: backtracking": 0.1,
+        "ours: detectors (×957)": 0.15,
+        "ours: backtracking (×1.58)": 0.1,
     }
     assert ours.loc["multi_attempt", "n_events"].to_list() == [40, 30, 20]
-    change = ours.loc[("change", "ours: detectors")]
+    change = ours.loc[("change", "ours: detectors (×957)")]
     assert change[["value", "ci_low", "ci_high", "n"]].to_list() == [-0.05, -0.09, -0.01, 200]
     figure = draw(make())
     assert figure.axes[2].get_xlim()[0] < -9  # below the lowest end, in per cent
@@ -338,3 +346,11 @@ def test_bins_hold_every_trial():
         counted = frame[(frame["panel"] == panel) & (frame["origin"] == "ours")].groupby("who")
         assert (counted["n_events"].sum() == counted["n"].first()).all()
         assert np.isfinite(counted["x"].sum()).all()
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_no_share_and_no_end_of_its_interval_is_impossible(name):
+    frame = FRAMES[name]
+    shares = frame[frame["panel"].isin([*style.QUANTITY_NAMES, "reduction"])]
+    ends = shares[["value", "ci_low", "ci_high"]].stack().dropna()
+    assert ends.between(0, 1).all()
