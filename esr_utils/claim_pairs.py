@@ -6,6 +6,7 @@ Two rates of the same trials under two arms tell less, each with its own interva
 import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from esr_utils.beside import PAIR
 from esr_utils.config import results_dir
 from esr_utils.frames import judged_frame
 from esr_utils.prompts import load_prompts
-from esr_utils.records import Run
+from esr_utils.records import Judgement, Run, Trial
 from esr_utils.result_tables import told
 
 NO_PAIR = ("improvement", "first_score")  # of improvement both arms seldom have a value: it needs several attempts
@@ -95,6 +96,19 @@ def _trials(subject: str, run: str) -> pd.DataFrame:
 @lru_cache(maxsize=8)
 def _judged(path, modified: int) -> pd.DataFrame:
     """Read once while the file stays as it is."""
-    run = Run(folder=path.parent)
-    trials = run.trials()
-    return judged_frame([trial.plan for trial in trials.values()], trials, run.judgements("offline"))
+    trials, judgements = judged(path.parent)
+    return judged_frame([trial.plan for trial in trials.values()], trials, judgements)
+
+
+def judged(folder: Path) -> tuple[dict[str, Trial], dict[tuple[str, int], Judgement]]:
+    """Committed trials of a folder and what the offline judge said of them.
+
+    Raises:
+        ValueError: if trials were judged that are not there: the file was cut short.
+    """
+    run = Run(folder=folder)
+    trials, judgements = run.trials(), run.judgements("offline")
+    if absent := {trial_id for trial_id, _ in judgements} - set(trials):
+        path = told(folder / "trials.jsonl")
+        raise ValueError(f"{path} lacks {len(absent):,} of the trials that were judged; restore it with git.")
+    return trials, judgements

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from esr_utils.beside import is_measured, result
+from esr_utils.published import wilson
 
 NEAR = 0.1  # what was published as "about" a share is taken to hold this far from it
 
@@ -54,9 +55,25 @@ def filters() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def improved() -> pd.DataFrame:
+    """Judges beside each other on whether a response with several attempts ends better, a line a pair of them.
+
+    Responses of the report part, on which the offline judge was not fitted. Columns: quantity,
+    value, ci_low, ci_high (Wilson: each response is another question or latent), n_events, n.
+    """
+    attempts = result("validation", "attempts").query("part == 'report'").sort_values(["id", "index"])
+    scores = attempts.groupby("id")[["score", "offline_embedding"]]
+    gains = (scores.last() - scores.first())[attempts.groupby("id").size() > 1]
+    is_better = (gains.dropna() > 0).to_numpy()
+    n, n_alike = len(is_better), int((is_better[:, 0] == is_better[:, 1]).sum())
+    known = {"quantity": "judge against readers", "value": n_alike / n if n else float("nan"), "n": n}
+    return pd.DataFrame([known]).join(wilson(pd.Series([known["value"]]), pd.Series([n])))
+
+
 # file in claims.csv -> how it is made, and the tables that must be there
 TABLES: dict[str, tuple[Callable[[], pd.DataFrame], tuple[str, ...]]] = {
     "latent_discovery/detectors": (detectors, ("rules", "false_discoveries", "statistics")),
+    "validation/improved": (improved, ("attempts",)),
     "ablation/sets": (sets, ("contrasts",)),
     "steering/filters": (filters, ("filters",)),
 }

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 
 from esr_utils import claim_pairs, claim_tables, published
-from esr_utils.beside import NOT_YET, PAIR, SUBJECTS, one_line
+from esr_utils.beside import NOT_YET, PAIR, SUBJECTS, one_line, perplexity
 
+NOT_HERE = "cannot be measured here"
 FEW_EVENTS = 5  # fewer may be the judge's mistakes
 FEW_TRIALS = 10  # an interval on fewer holds nearly every value
 NAMES = {"rate": "value", "difference": "value", "mean": "value"}
@@ -34,7 +35,7 @@ def answers() -> pd.DataFrame:
     """One line a claim and, where the kit has two subjects, a subject of it.
 
     Columns: id, section, claim, published (with model, condition, n and version), who, ours (with interval and counts),
-    verdict, rule, file. Nothing measured: ``verdict`` is "not measured yet".
+    verdict, rule, file. Nothing measured: ``verdict`` is "not measured yet", or says why it cannot be measured here.
     """
     lines = []
     for claim in published.claims().itertuples():
@@ -51,7 +52,7 @@ def _told(numbers: str) -> str:
 def _findings(claim: tuple) -> Iterator[dict[str, str]]:
     """Who, ours and verdict: once for every combination of the places that ``where`` gives."""
     if not claim_tables.is_known(claim.file):
-        yield {"who": "", "ours": "", "verdict": NOT_YET}
+        yield {"who": "", "ours": "", "verdict": f"{NOT_HERE}: {claim.reason}" if claim.reason else NOT_YET}
         return
     table = claim_tables.table(claim.file)
     for place in places(claim.where):
@@ -59,10 +60,17 @@ def _findings(claim: tuple) -> Iterator[dict[str, str]]:
         who = WHO[place["subject"]] if "subject" in place else told.format(**place)
         line = _renamed(one_line(table, place, f"{claim.file}.csv"))
         if claim.against:
-            yield {"who": who, **_against(claim, table, line, place)}
+            found = _against(claim, table, line, place)
         else:
             rule = PAIRED if "difference" in table else SINGLE
-            yield {"who": who, "ours": in_words(line), "verdict": rule[claim.rule](line, claim.bound)}
+            found = {"ours": in_words(line), "verdict": rule[claim.rule](line, claim.bound)}
+        yield {"who": who, **found, "verdict": found["verdict"] + _damage(claim.file, place)}
+
+
+def _damage(file: str, place: dict[str, str]) -> str:
+    """What an ablation of ours did to the model besides: without it a verdict on its effect would mislead."""
+    told = perplexity(place.get("condition", "none")).strip(" ()\n") if file.startswith("ablation/") else ""
+    return f"; the ablation took the perplexity of unsteered answers to {told}" if told else ""
 
 
 def _against(claim: tuple, table: pd.DataFrame, line: pd.Series, place: dict[str, str]) -> dict[str, str]:

@@ -7,6 +7,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 from esr_utils.config import DATA
 
+UNITS = (  # what a unit begins with
+    *("%", "fraction", "x", "d", "p (", "SAE activation", "score", "points", "multiplier", "factor", "raw boost"),
+    *("trials", "responses", "rows", "episodes", "attempts", "examples", "prompts", "latents", "vectors", "characters"),
+    *("tokens", "steps", "sets", "bins", "levels", "models", "judges", "subjects", "ratios", "layer index", "L2 norm"),
+)
+
 
 def _read(name: str, columns: str) -> pd.DataFrame:
     """A table of the published record; a ValueError if it lacks one of its columns (named with blanks between)."""
@@ -24,7 +30,12 @@ def published() -> pd.DataFrame:
     Where versions disagree each has its own line. Values are texts, since some hold two numbers: see ``value``.
     """
     columns = "id quantity model condition value unit ci_low ci_high n source version note"
-    return _read("published", columns).set_index("id").astype({"value": str})
+    table = _read("published", columns).set_index("id").astype({"value": str})
+    is_known = table["unit"].fillna("x").str.startswith(UNITS)
+    if not is_known.all():
+        number, unit = table.index[~is_known][0], table.loc[~is_known, "unit"].iloc[0]
+        raise ValueError(f"data/published/published.csv has the unit {unit!r} of {number}; restore it with git.")
+    return table
 
 
 def line(number: str) -> pd.Series:
@@ -160,9 +171,10 @@ def claims() -> pd.DataFrame:
     Columns: section, claim (in our words), numbers (ids of published numbers, blanks between), rule (of those in
     ``claims.RULES``), file (``run/table`` among committed results, or one of ``claim_tables.TABLES``; empty: not
     measured yet), where (the line of it, as ``column=value``, with ``;`` between and ``|`` between alternatives),
-    against (of the line it is compared with, what differs), bound (of rules that need one; a share or a score).
+    against (of the line it is compared with, what differs), bound (of rules that need one; a share or a
+    score), reason (why the kit cannot measure it on the embedded pair; such a claim has no file).
     """
-    table = _read("claims", "id section claim numbers rule file where against bound").set_index("id")
+    table = _read("claims", "id section claim numbers rule file where against bound reason").set_index("id")
     bounds = pd.to_numeric(table["bound"])
     return table.fillna(dict.fromkeys(table.columns.drop("bound"), "")).assign(bound=bounds)
 

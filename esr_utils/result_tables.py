@@ -7,6 +7,7 @@ import pandas as pd
 
 from esr_utils.config import ROOT
 
+SHARES = ("multi_attempt", "improvement", "esr", "minimum_gain_esr", "recovery")
 _RATE = "value, ci_low, ci_high, n_events, n"
 # run/table -> its columns of words, and its columns of numbers; other columns may be there and are not looked at
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -54,6 +55,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "fine_tuning/beside_paper": ("who, origin", "share, value, ci_low, ci_high, n"),
     "validation/readers": ("part", "multi-attempt agreement, n"),
     "validation/restarts": ("part, quantity", "value, ci_low, ci_high, n_events, n"),
+    "validation/attempts": ("id, part", "index, score, offline_embedding"),
     "validation/scores": ("part, quantity, scored by", "value, ci_low, ci_high, n"),
 }
 
@@ -79,7 +81,20 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
         raise ValueError(f"{told(path)} lacks the column {', '.join(absent)}; its columns are {', '.join(frame)}.")
     for column in numbers:
         _check_numbers(frame[column], path)
+    if "quantity" in words:
+        _check_shares(frame, path)
     return frame
+
+
+def _check_shares(frame: pd.DataFrame, path: Path) -> None:
+    """Refuse rates in per cent: in all tables they are shares of 1, and differences of such."""
+    rates = frame[frame["quantity"].isin(SHARES)]
+    for column in rates.columns.intersection(["value", "rate", "difference"]):
+        is_bad = rates[column].abs() > 1
+        if is_bad.any():
+            given, quantity = rates.loc[is_bad, [column, "quantity"]].iloc[0]
+            told_of = f"{told(path)} has {given:g} in column {column} for {quantity}"
+            raise ValueError(f"{told_of}: rates are shares from 0 to 1; divide per cent by 100.")
 
 
 def _check_numbers(column: pd.Series, path: Path) -> None:

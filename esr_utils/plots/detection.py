@@ -26,7 +26,8 @@ def rates_beside_paper(rates: pd.DataFrame) -> Figure:
     frame = rates.assign(**known, interval=interval, note="", source="esr_detection/rates_beside_paper.csv")
     places = pd.MultiIndex.from_product([dict.fromkeys(frame["who"]), PANELS], names=["who", "panel"])
     absent = places.difference(pd.MultiIndex.from_frame(frame[["who", "panel"]]), sort=False).to_frame(index=False)
-    frame = pd.concat([frame, absent.assign(arm="", origin="paper", note="a bound only")], ignore_index=True)
+    frame = pd.concat([frame, absent.assign(arm="", origin="paper", note="a bound only")])
+    frame = frame.set_index(["who", "panel"]).loc[places].reset_index()
     titles = {panel: f"{QUANTITY_NAMES[panel]} (%)".replace("response ", "response\n") for panel in PANELS}
     return forest(frame, titles)
 

@@ -27,6 +27,9 @@ figcaption { color: var(--soft); }
 img { background: #ffffff; border: 1px solid var(--line); max-width: 100%; padding: 0.5rem; box-sizing: border-box; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; }
+.claims td:nth-child(2) { min-width: 13rem; }
+.claims td:nth-child(3), .claims td:nth-child(5) { min-width: 11rem; }
+@media (min-width: 75rem) { .claims { margin-inline: calc((60rem - min(96vw, 96rem)) / 2); } }
 th, td { border-bottom: 1px solid var(--line); padding: 0.35rem 0.6rem; text-align: left; vertical-align: top; }
 """.strip()
 INTRODUCTION = (
@@ -100,7 +103,7 @@ def _figure(name: str, folder: Path) -> str:
 
 def _claims(claims: pd.DataFrame) -> str:
     told = "The verdict follows from our interval by a rule of the claim: see <code>esr_utils/claims.py</code>."
-    table = _table(claims[list(COLUMNS)], header=tuple(COLUMNS.values()))
+    table = _table(claims[list(COLUMNS)], header=tuple(COLUMNS.values())).replace('"wide"', '"wide claims"', 1)
     return f'<p>{told} <a href="paper_claims.csv">paper_claims.csv</a></p>\n{table}'
 
 

@@ -13,10 +13,12 @@ import pandas as pd
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from esr_utils.plots.fine_tuning import CONDITION_NAMES
+from esr_utils.plots.captions import CAPTIONS
+from esr_utils.plots.fine_tuning import CONDITION_NAMES, CONDITIONS
 from esr_utils.plots.style import BLUE, GREY, ORANGE, QUANTITY_NAMES
 
 COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", GREY)
+FIXED = {"paper": GREY, "ours": BLUE, **{CONDITION_NAMES[name]: colour for name, colour in CONDITIONS.items()}}
 NAMES = {**QUANTITY_NAMES, "first_score": "first-attempt score", "improvement": "improved, of several"}
 SINGLE = ", one training"  # ends the name of a series of small points
 Drawn = pd.DataFrame  # columns: panel, series, at, value, low, high, told; a line a point
@@ -61,6 +63,7 @@ TWINS: dict[str, Callable[[pd.DataFrame], go.Figure]] = {
 def write(name: str, table: pd.DataFrame, folder: Path) -> Path:
     """Write the twin called ``name`` into ``folder``, with plotly's script if it is not there yet."""
     path, figure = folder / f"{name}.html", TWINS[name](table)
+    figure.update_layout(title={"text": CAPTIONS[name][0], "font": {"size": 17}})
     figure.write_html(path, include_plotlyjs="directory", div_id=name, config={"displaylogo": False})
     return path
 
@@ -86,17 +89,19 @@ def _panels(drawn: Drawn, panels: tuple[str, ...], *, unit: str, is_upright: boo
     """One panel a quantity, one colour a series; upright: values along y over a number, else along x in rows."""
     titles = [NAMES[panel] + (" (%)" if is_upright and panel != "first_score" else "") for panel in panels]
     figure = make_subplots(1, len(panels), subplot_titles=titles, shared_yaxes=not is_upright)
-    colours = dict(zip(dict.fromkeys(drawn["series"].str.removesuffix(SINGLE)), cycle(COLOURS), strict=False))
+    colours = dict(zip(dict.fromkeys(drawn["series"].str.removesuffix(SINGLE)), cycle(COLOURS), strict=False)) | FIXED
     for column, panel in enumerate(panels, start=1):
         for series, mine in drawn[drawn["panel"] == panel].groupby("series", sort=False):
             look = {"name": series, "legendgroup": series, "showlegend": column == 1}
             trace = _trace(mine.dropna(subset=["value"]), colours[series.removesuffix(SINGLE)], is_upright=is_upright)
             figure.add_trace(trace.update(look), row=1, col=column)
     figure.update_xaxes(title_text=unit)
+    if is_upright:
+        figure.update_yaxes(rangemode="tozero")
     if not is_upright:
         rows = drawn["at"].unique().tolist()
         figure.update_yaxes(categoryorder="array", categoryarray=rows, range=[len(rows) - 0.5, -0.5])
-    legend, margin = {"orientation": "h", "y": -0.25}, {"t": 60, "b": 40}
+    legend, margin = {"orientation": "h", "y": -0.25}, {"t": 90, "b": 40}
     return figure.update_layout(template="simple_white", height=430, legend=legend, margin=margin)
 
 

@@ -78,7 +78,9 @@ def test_every_claim_is_answered_or_said_to_be_open():
     table = claims.answers()
     assert set(table["id"]) == set(claims.published.claims().index)
     measured = table["file"].map(claim_tables.is_known)
-    assert (measured == (table["verdict"] != NOT_YET)).all()
+    is_open = (table["verdict"] == NOT_YET) | table["verdict"].str.startswith(f"{claims.NOT_HERE}: ")
+    assert (measured != is_open).all()
+    assert not (table["verdict"] == NOT_YET).any()
     assert table.loc[measured, "ours"].str.contains(r"\d|no trial").all()
     assert table["published"].str.contains(r"\d").all()
 
@@ -209,3 +211,20 @@ def test_missing_trials_are_told(monkeypatch, tmp_path):
         claim_pairs.difference("esr_detection/levels", CASES[0][1] | {"level": "1"}, CASES[0][1] | {"level": "1.5"})
     with pytest.raises(ValueError, match=r"run.json holds no settings that can be read; restore it with git"):
         claim_pairs.arm_names()
+
+
+def test_judges_are_compared_on_what_became_better(monkeypatch):
+    """Three responses with two attempts: alike, alike, apart; one with one attempt; one of another part."""
+    lines = [("a", 0, 10, 20), ("a", 1, 50, 60), ("b", 0, 50, 60), ("b", 1, 20, 30), ("c", 0, 30, 40), ("c", 1, 60, 20)]
+    table = pd.DataFrame([*lines, ("d", 0, 1, 1)], columns=["id", "index", "score", "offline_embedding"])
+    other = pd.DataFrame({"id": "e", "index": [0, 1], "score": [1, 2], "offline_embedding": [2, 1], "part": "tune"})
+    table = pd.concat([table.assign(part="report"), other])
+    monkeypatch.setattr(claim_tables, "result", lambda run, name: table)
+    line = claim_tables.improved().iloc[0]
+    assert (line["n_events"], line["n"]) == (2, 3)
+
+
+def test_a_verdict_on_an_ablation_tells_what_it_did_to_the_model():
+    verdicts = claims.answers().set_index("id")["verdict"]
+    assert verdicts.loc[["c03", "c18", "c19", "c32", "c35", "c40"]].str.endswith("unsteered answers to ×957").all()
+    assert not verdicts.drop(["c03", "c18", "c19", "c32", "c35", "c40"]).str.contains("perplexity").any()

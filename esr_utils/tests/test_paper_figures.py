@@ -354,3 +354,34 @@ def test_no_share_and_no_end_of_its_interval_is_impossible(name):
     shares = frame[frame["panel"].isin([*style.QUANTITY_NAMES, "reduction"])]
     ends = shares[["value", "ci_low", "ci_high"]].stack().dropna()
     assert ends.between(0, 1).all()
+
+
+@pytest.mark.parametrize("part", ["half", "no line"])
+def test_trials_that_were_cut_short_are_named(results, few, tmp_path, monkeypatch, part):
+    monkeypatch.setattr(redraw, "PAPER", dict.fromkeys(("paper_fig2_gains", "paper_table1")))
+    path = results / "esr_detection" / "trials.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if part == "half" else b"")
+    faults = draw_into(tmp_path / "figures", monkeypatch)
+    (fault,) = faults
+    assert re.match(r"data/results/smollm2-135m/esr_detection/trials.jsonl lacks [\d,]+ of the trials", fault)
+    assert fault.endswith("Not drawn: paper_fig2_gains, paper_claims.")
+    assert {"meta_kinds", "paper_table1"} <= {path.stem for path in (tmp_path / "figures").glob("*.png")}
+
+
+def test_rates_in_another_unit_are_named(results, few, tmp_path, monkeypatch):
+    levels = results / "esr_detection" / "levels.csv"
+    table = pd.read_csv(levels)
+    table["value"] = table["value"].where(table["quantity"] == "first_score", 100 * table["value"])
+    table.to_csv(levels, index=False)
+    (fault,) = draw_into(tmp_path / "figures", monkeypatch)
+    assert fault.startswith("data/results/smollm2-135m/esr_detection/levels.csv has 4.")
+    assert "rates are shares from 0 to 1; divide per cent by 100. Not drawn: detection_levels, paper_fig3" in fault
+    assert (tmp_path / "figures" / "paper_fig5.png").is_file()
+
+
+def test_columns_of_another_version_are_named(results, few, tmp_path, monkeypatch):
+    rates = results / "esr_detection" / "levels.csv"
+    pd.read_csv(rates).rename(columns={"n_events": "events", "n": "trials"}).to_csv(rates, index=False)
+    (fault,) = draw_into(tmp_path / "figures", monkeypatch)
+    assert "esr_detection/levels.csv lacks the column n_events, n; its columns are" in fault

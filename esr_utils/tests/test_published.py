@@ -171,3 +171,12 @@ def test_every_headline_number_belongs_to_a_claim():
 def test_places_combine_the_alternatives():
     assert list(places("a=1|2;b=x")) == [{"a": "1", "b": "x"}, {"a": "2", "b": "x"}]
     assert list(places("a=")) == [{"a": ""}]
+
+
+def test_an_unknown_unit_is_named(monkeypatch, tmp_path):
+    (tmp_path / "published").mkdir()
+    text = (published.DATA / "published" / "published.csv").read_text()
+    (tmp_path / "published" / "published.csv").write_text(text.replace("layer index", "furlongs", 1))
+    monkeypatch.setattr(published, "DATA", tmp_path)
+    with pytest.raises(ValueError, match="published.csv has the unit 'furlongs' of p0001; restore it with git"):
+        published.published.__wrapped__()
