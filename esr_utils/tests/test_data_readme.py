@@ -1,4 +1,4 @@
-"""``data/README.md`` has a line of origin for every file that git keeps in ``data/``, and none for what is not there."""
+"""``data/README.md`` has a line of origin for every file that git keeps in ``data/``, none for what is not there."""
 
 import re
 import subprocess
