@@ -52,7 +52,7 @@ class Settings:
         self.share = w.BoundedFloatText(description="detectors", min=0, max=1, step=0.05, style=LABELLED)
         self.share.layout, self.share.tooltip = w.Layout(width="190px"), "share of the detectors that is ablated"
         self.slider = Slider(name="share of the detectors that is ablated", low=0, high=1, step=0.05)
-        self.slider.marks = [("nothing", 0.1), ("half", 0.5), ("all", 0.96)]
+        self.slider.marks = [("0", 0.0), ("half", 0.5), ("1", 1.0)]
         self.slider.layout = w.Layout(flex="1 1 160px")
         w.link((self.slider, "value"), (self.share, "value"))
         self._connect(on_pair)

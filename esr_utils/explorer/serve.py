@@ -37,8 +37,8 @@ def main(options: Sequence[str]) -> None:
     config.VoilaConfiguration.prelaunch_hook = until_explorer
     config.VoilaConfiguration.show_tracebacks = True
     config.Voila.ip, config.Voila.auto_token = "127.0.0.1", True
-    # A tab that is closed takes its kernel along; one that crashed does so after a while.
-    config.MappingKernelManager.cull_idle_timeout, config.MappingKernelManager.cull_interval = 600, 60
+    # The kernel of a tab that was closed ends a minute later; Voila's own request to end it is refused by its server.
+    config.MappingKernelManager.cull_idle_timeout, config.MappingKernelManager.cull_interval = 60, 15
     # Voila's template asks other hosts for fonts and a diagram library, which the explorer does without.
     config.Voila.tornado_settings = {"headers": {"Content-Security-Policy": ONLY_FROM_HERE}}
     Voila.launch_instance([str(NOTEBOOK), *options], config=config)

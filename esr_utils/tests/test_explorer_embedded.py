@@ -285,7 +285,7 @@ def test_two_tabs_and_one_that_is_closed_in_the_middle(page, server, browser):
     parts.run(page)
     assert len(parts.texts(page)) == 3
     if server.front_end == "voila":
-        for _ in range(100):
+        for _ in range(600):  # it is taken away within two minutes
             if len(server.kernels()) == 1:
                 break
             page.wait_for_timeout(200)
