@@ -111,11 +111,9 @@ def test_a_table_that_comes_later_is_looked_up(monkeypatch):
     monkeypatch.setattr(claim_tables, "is_measured", lambda *of: of in later or real_measured(*of))
     table = claims.answers().set_index("id")
     assert table.loc["c03", "ours"] == "-5.0 points [-9.0, -1.0], 240 pairs"
-    assert table.loc["c03", "verdict"] == "same direction, interval excludes 0"
-    assert table.loc["c19", ["ours", "verdict"]].to_list() == [
-        "-0.1 points [-0.1, -0.0], 240 pairs",
-        "differs: interval excludes 0",
-    ]
+    assert table.loc["c03", "verdict"].startswith("same direction, interval excludes 0; the ablation")
+    assert table.loc["c19", "ours"] == "-0.1 points [-0.1, -0.0], 240 pairs"
+    assert table.loc["c19", "verdict"].startswith("differs: interval excludes 0; the ablation")
     assert table.loc["c20", "ours"].to_list() == [
         "-5.0 points on average, -5.0 to -5.0 in 1 sets",
         "-5.0 points on average, -5.0 to -5.0 in 3 sets",

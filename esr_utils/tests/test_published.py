@@ -97,7 +97,7 @@ def test_a_number_that_is_not_there_is_named():
 
 def test_a_column_that_is_missing_is_named(tmp_path, monkeypatch):
     (tmp_path / "published").mkdir()
-    (tmp_path / "published" / "claims.csv").write_text("id,section,claim,numbers,file,where,against,bound\n")
+    (tmp_path / "published" / "claims.csv").write_text("id,section,claim,numbers,file,where,against,bound,reason\n")
     monkeypatch.setattr(published, "DATA", tmp_path)
     published.claims.cache_clear()
     with pytest.raises(ValueError, match=r"data/published/claims.csv lacks the column rule; restore it with git."):
