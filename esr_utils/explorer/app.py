@@ -22,6 +22,7 @@ from esr_utils.explorer.worker import Job, Worker
 from esr_utils.records import digest, write_whole
 
 N_LISTED = 60
+ELSEWHERE = "(Another processor may draw other words; Find an episode tries seeds until one restarts.)"
 
 
 class App:
@@ -230,7 +231,7 @@ class App:
     def _prepare(self, number: int | None) -> None:
         if number is not None:
             self.set_state(self.gallery[number].state)
-            self.jobs.say(self.gallery[number].look_for)
+            self.jobs.say(f"{self.gallery[number].look_for} {ELSEWHERE}")
 
     def _card_wanted(self, latent: int) -> None:
         if latent >= 0:
