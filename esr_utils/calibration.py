@@ -4,7 +4,7 @@ Source: paper, section 2.2 and appendix; the method is that of Waeber, Frazier a
 function of questions and responses that gives 0 to 100 and falls as strength rises.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,12 +14,13 @@ from sklearn.isotonic import IsotonicRegression
 from tqdm.auto import tqdm
 
 from esr_utils.engines.base import Engine
-from esr_utils.journal import Journal
+from esr_utils.journal import Journal, Record
 from esr_utils.judging import Score
 from esr_utils.steering import Row, Sampling, Steer
 
 RELATIVE_PRIOR = {"mean": 0.7, "sd": 0.5, "upper": 2.0}  # shares of the median residual norm, where nothing is known
 VERIFY = -1  # stage of the fresh responses at the strength that was found
+PROBE_KEY = ("latent", "stage", "seed", "strength")  # of the journal of a search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,22 +122,51 @@ def calibrate(
     A response without a score (the judge found no attempt) is kept, and left out of the mean.
 
     Args:
-        journal: keeps each stage as it ends, by latent, stage and seed, so that a killed search goes on there.
+        journal: keeps each stage as it ends, by ``PROBE_KEY``, so that a killed search goes on there.
     """
     for latent in latents:
         engine.pair.sae.check_latent(latent)
+    return _search(latents, questions, settings, journal, lambda drawn: _made(engine, score, drawn, settings))
+
+
+def recorded(
+    latents: Sequence[int], questions: Sequence[str], settings: CalibrationSettings, journal: Journal
+) -> tuple[pd.DataFrame, list[int]]:
+    """What a finished search of these latents found, as ``calibrate`` gives it, and the latents that lack a response.
+
+    Neither model nor judge is needed.
+    """
+    missing: dict[int, None] = {}
+
+    def unmade(drawn: pd.DataFrame) -> pd.DataFrame:
+        missing.update(dict.fromkeys(drawn["latent"].tolist()))
+        return drawn.iloc[:0].assign(response="", score=0.0)
+
+    probes = _search(latents, questions, settings, journal, unmade)
+    return probes, [latent for latent in latents if latent in missing]
+
+
+def _search(
+    latents: Sequence[int],
+    questions: Sequence[str],
+    settings: CalibrationSettings,
+    journal: Journal | None,
+    make: Callable[[pd.DataFrame], pd.DataFrame],
+) -> pd.DataFrame:
+    """Probe by probe, those of the journal as they stand there; ``make`` gives the others."""
+    kept = _kept(journal)
     beliefs = {latent: Bisection(settings) for latent in latents}
     probes = []
     for step in tqdm(range(settings.n_steps), desc="calibrate"):
         strengths = {latent: belief.median for latent, belief in beliefs.items()}
-        probed = _probe(engine, score, _draw(strengths, questions, settings, stage=step), settings, journal)
+        probed = _probe(_draw(strengths, questions, settings, stage=step), kept, make, journal)
         for latent, mean in probed.groupby("latent")["score"].mean().dropna().items():
             beliefs[latent].update(float(mean))
         probes.append(probed)
     found = {latent: _rounded(belief) for latent, belief in beliefs.items()}
     check = replace(settings, n_samples=settings.n_verify)
-    verified = _probe(engine, score, _draw(found, questions, check, stage=VERIFY), check, journal)
-    return pd.concat([*probes, verified], ignore_index=True)
+    probes.append(_probe(_draw(found, questions, check, stage=VERIFY), kept, make, journal))
+    return pd.concat(probes, ignore_index=True)
 
 
 def _rounded(belief: Bisection) -> float:
@@ -156,13 +186,42 @@ def _draw(
     return pd.DataFrame(drawn, columns=["latent", "stage", "strength", "question", "seed"])
 
 
+def _kept(journal: Journal | None) -> dict[tuple, Record]:
+    """Records by ``PROBE_KEY``. The strength is in it, so that a search never takes up what another search, which
+    scored an earlier probe otherwise, asked at this stage."""
+    records = journal.read() if journal else []
+    return {tuple(record[field] for field in PROBE_KEY): record for record in records}
+
+
 def _probe(
-    engine: Engine, score: Score, drawn: pd.DataFrame, settings: CalibrationSettings, journal: Journal | None
+    drawn: pd.DataFrame,
+    kept: Mapping[tuple, Record],
+    make: Callable[[pd.DataFrame], pd.DataFrame],
+    journal: Journal | None,
 ) -> pd.DataFrame:
-    """The drawn probes with ``response`` and ``score``: read from the journal if all are there, else made."""
-    kept = _recorded(drawn, journal) if journal else None
-    if kept is not None:
-        return kept
+    """The drawn probes with ``response`` and ``score``: those kept as they are, the others made and written down.
+
+    A latent of which some are missing is made whole, so that its responses are scored in the same company.
+    """
+    found = [kept.get(key) for key in zip(*(drawn[field].tolist() for field in PROBE_KEY), strict=True)]
+    is_kept = np.array([record is not None for record in found])
+    told = [record for record in found if record is not None]
+    parts = [drawn[is_kept].assign(**{name: [record[name] for record in told] for name in ("response", "score")})]
+    if not is_kept.all():
+        made = make(drawn[drawn["latent"].isin(drawn.loc[~is_kept, "latent"])])
+        made = made[~is_kept[made.index]]
+        if journal:
+            journal.append(made.astype(object).where(made.notna(), None).to_dict("records"))
+        parts.append(made)
+    parts = [part for part in parts if len(part)] or parts[:1]
+    return pd.concat(parts).sort_index().astype({"score": float})
+
+
+def _made(engine: Engine, score: Score, drawn: pd.DataFrame, settings: CalibrationSettings) -> pd.DataFrame:
+    """Probes with the ``response`` and the ``score`` of each.
+
+    Scored latent by latent: a judge's last digits may depend on what it reads at once, which is then no other latent.
+    """
     rows = [
         Row(
             messages=probe.question,
@@ -172,20 +231,10 @@ def _probe(
         )
         for probe in drawn.itertuples()
     ]
-    responses = [response.text for response in engine.generate(rows)]
-    frame = drawn.assign(response=responses, score=score(drawn["question"].tolist(), responses))
-    if journal:
-        journal.append(frame.astype(object).where(frame.notna(), None).to_dict("records"))
-    return frame
-
-
-def _recorded(drawn: pd.DataFrame, journal: Journal) -> pd.DataFrame | None:
-    records = {tuple(record[field] for field in journal.key): record for record in journal.read()}
-    keys = list(zip(*(drawn[field].tolist() for field in journal.key), strict=True))
-    if not all(key in records for key in keys):
-        return None
-    frame = pd.DataFrame([records[key] for key in keys])
-    return frame.astype({"score": float})
+    frame = drawn.assign(response=[response.text for response in engine.generate(rows)])
+    of_latents = [mine for _, mine in frame.groupby("latent", sort=False)]
+    scores = [score(mine["question"].tolist(), mine["response"].tolist()) for mine in of_latents]
+    return frame.assign(score=np.concatenate(scores))
 
 
 def beliefs_after(probes: pd.DataFrame, settings: CalibrationSettings) -> dict[int, Bisection]:

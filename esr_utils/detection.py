@@ -8,14 +8,22 @@ import numpy as np
 import pandas as pd
 
 from esr_utils import latents
-from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table, measured_prior
+from esr_utils.calibration import (
+    PROBE_KEY,
+    CalibrationSettings,
+    calibrate,
+    calibration_table,
+    measured_prior,
+    recorded,
+)
 from esr_utils.catalogue import StrengthPrior, find_entry
 from esr_utils.config import KIT, check_stimuli, run_name
 from esr_utils.judging import first_scores
 from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, digest
+from esr_utils.records import PlannedTrial, Run, as_read, digest
 from esr_utils.scales import DETECTION, DetectionScale
+from esr_utils.shards import refuse_unfinished
 from esr_utils.study import JUDGE, MAIN_LEVEL, SECOND_JUDGE, Study
 from esr_utils.trials import plan_trials
 
@@ -74,7 +82,7 @@ class Detection(Study):
         A fine-tuned subject is steered along those of its base: chosen anew, some could be near ones it was trained on.
         """
         if base := find_entry(self.subject).base:
-            return replace(self, subject=base).latents()
+            return replace(self, subject=base, shard=None).latents()
         labels = latents.load_labels(self.subject)
         questions = list(dict.fromkeys(self.questions("calibration") + self.questions("evaluation")))
 
@@ -86,17 +94,34 @@ class Detection(Study):
         return labels.loc[self.run.frame("latents", choose)["latent"]]
 
     def calibration(self, *, n_samples: int | None = None) -> pd.DataFrame:
-        """One line a latent: its strength and the verified first-attempt score. See ``calibration_table``."""
+        """One line a latent: its strength and the verified first-attempt score. See ``calibration_table``.
+
+        In a shard, of its own latents.
+
+        Raises:
+            RuntimeError: the run is made in shards, and some latents are not calibrated.
+        """
         search = self.search(n_samples=n_samples)
         name = "calibration" if n_samples is None else f"calibration_{n_samples}_sample"
 
         def make() -> pd.DataFrame:
-            journal = self.run.journal(name.replace("calibration", "probes"), "latent", "stage", "seed")
-            chosen, questions = self.latents().index.tolist(), self.questions("calibration")
-            score = first_scores(self.judges[JUDGE])
-            return calibration_table(calibrate(self.engine, score, chosen, questions, search, journal=journal), search)
+            journal = self.run.journal(name.replace("calibration", "probes"), *PROBE_KEY)
+            chosen, questions = self.own_latents(), self.questions("calibration")
+            probes, missing = recorded(chosen, questions, search, journal)
+            if missing and self.is_merging:
+                refuse_unfinished("calibrations", missing, len(chosen))
+            if missing:
+                score = first_scores(self.judges[JUDGE])
+                probes = calibrate(self.engine, score, chosen, questions, search, journal=journal)
+            return calibration_table(probes, search)
 
-        return self.run.frame(name, make).set_index("latent", drop=False)
+        table = as_read(make()) if self.shard else self.run.frame(name, make)
+        return table.set_index("latent", drop=False)
+
+    def own_latents(self) -> list[int]:
+        """The latents that this process works on."""
+        every = self.latents().index.tolist()
+        return self.shard.part(every) if self.shard else every
 
     def plan(self) -> list[PlannedTrial]:
         """Every trial of the run, all arms."""
@@ -111,15 +136,18 @@ class Detection(Study):
         )
 
     def measure(self) -> "Detection":
-        """Calibrate, make and judge whatever is missing, and the placebo."""
+        """Calibrate, make and judge what is missing, and the placebo, which a shard leaves to who reads them all."""
         self.complete(self.plan())
-        self.placebo_parts()
+        if not self.shard:
+            self.placebo_parts()
         return self
 
     def check_methods(self) -> "Detection":
-        """What says how far the methods can be trusted: a calibration with less effort, and the second judge."""
+        """What says how far the methods can be trusted: a calibration with less effort, and the second judge, of a
+        sample of all trials, which a shard leaves to who reads them all."""
         self.calibration(n_samples=1)
-        self.judge(SECOND_JUDGE, self._compared(self.plan()))
+        if not self.shard:
+            self.judge(SECOND_JUDGE, self._compared(self.plan()))
         return self
 
     def trials(self, judge: str = JUDGE) -> pd.DataFrame:
@@ -162,7 +190,7 @@ class Detection(Study):
         """Where the second attempt begins in multi-attempt responses, as a share of their length."""
         second = self.attempts().query("index == 1").set_index("trial_id")["start"]
         length = pd.Series({id_: len(trial.response) for id_, trial in self.run.trials().items()})
-        return (second / length[second.index]).to_numpy(dtype=float)
+        return (second / length[second.index]).sort_index().to_numpy(dtype=float)  # in no order of who came first
 
     def _compared(self, plans: list[PlannedTrial]) -> list[PlannedTrial]:
         """Trials that both judges grade: drawn by seed, the same number at each level."""

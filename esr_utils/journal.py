@@ -18,30 +18,67 @@ class JournalError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:
-    """Records of one kind, told apart by the fields in ``key``."""
+    """Records of one kind, told apart by the fields in ``key``.
+
+    Attributes:
+        path: where this process writes.
+        also: what other workers write, read as if it stood here.
+        may_have: fields that tell records apart as well, and that a record may lack.
+    """
 
     path: Path
     key: tuple[str, ...]
+    also: tuple[Path, ...] = ()
+    may_have: tuple[str, ...] = ()
 
     def read(self) -> list[Record]:
-        """Every whole record, in the order written. A half-written last line is left out.
+        """Every whole record once, file by file in the order written. A half-written last line is left out.
+
+        Files are read in the order of their names, those higher up first, whoever reads. Where two of them differ in
+        a record (two machines made it, and rounded differently), the first counts; ``differing`` has the others.
 
         Raises:
-            JournalError: another line is not JSON or has no key, or two lines of one key differ.
+            JournalError: another line is not JSON or has no key, or two lines of one file have one key and differ.
         """
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut off by a kill
         records: dict[tuple, Record] = {}
-        for number, line in enumerate(lines, start=1):
-            record = self._parse(line, number)
-            key = tuple(record[field] for field in self.key)
-            if records.setdefault(key, record) != record:
-                raise JournalError(
-                    f"{self.path}, line {number}: another line has {self._told(key)} and differs; "
-                    "delete the one that is wrong and run again"
-                )
+        for path in self.paths():
+            for key, record in self.records_of(path):
+                records.setdefault(key, record)
         return list(records.values())
+
+    def differing(self) -> list[tuple[Path, Record]]:
+        """Records that do not count, since a file before theirs has the same key with another content."""
+        records: dict[tuple, Record] = {}
+        return [
+            (path, record)
+            for path in self.paths()
+            for key, record in self.records_of(path)
+            if records.setdefault(key, record) != record
+        ]
+
+    def paths(self) -> list[Path]:
+        """The files that are there, in the order in which they count."""
+        every = {self.path, *self.also}
+        return sorted((path for path in every if path.exists()), key=lambda path: (len(path.parts), path))
+
+    def records_of(self, path: Path) -> Iterator[tuple[tuple, Record]]:
+        """Keys and records of one file, without repeated lines."""
+        seen: dict[tuple, int] = {}
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return  # cut off by a kill
+                record = self._parse(path, line, number)
+                key = (*(record[field] for field in self.key), *(record.get(field) for field in self.may_have))
+                content = hash(line)
+                if key not in seen:
+                    seen[key] = content
+                    yield key, record
+                elif seen[key] != content:
+                    raise JournalError(
+                        f"{path}, line {number}: another line has {self._told(key)} and differs; "
+                        "delete the one that is wrong and run again"
+                    )
 
     def append(self, records: Iterable[Record]) -> None:
         """Write records so that they outlast a kill; all of them or, on a full disk, none.
@@ -52,7 +89,7 @@ class Journal:
         text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file, _locked(file.fileno(), self.path):
+            with self.path.open("ab", buffering=0) as file, locked(file.fileno(), self.path):
                 end = _drop_half_line(self.path)
                 try:
                     _write_all(file.fileno(), text.encode())
@@ -67,20 +104,20 @@ class Journal:
                 f"no space left for {self.path}; what was finished is kept: free some space and run again"
             ) from None
 
-    def _parse(self, line: bytes, number: int) -> Record:
+    def _parse(self, path: Path, line: bytes, number: int) -> Record:
         try:
             record = json.loads(line)
             for field in self.key:
                 record[field]
         except (ValueError, KeyError, TypeError):
             raise JournalError(
-                f"{self.path}, line {number} is damaged ({line[:40].decode(errors='replace')!r}...); "
+                f"{path}, line {number} is damaged ({line[:40].decode(errors='replace')!r}...); "
                 "delete that line and run again: what it held is made anew"
             ) from None
         return record
 
     def _told(self, key: tuple) -> str:
-        return ", ".join(f"{field} {value!r}" for field, value in zip(self.key, key, strict=True))
+        return ", ".join(f"{field} {value!r}" for field, value in zip(self.key, key, strict=False))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -89,7 +126,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextmanager
-def _locked(descriptor: int, path: Path) -> Iterator[None]:
+def locked(descriptor: int, path: Path) -> Iterator[None]:
+    """Hold the open file for this process alone.
+
+    Raises:
+        JournalError: another process holds it.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

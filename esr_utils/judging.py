@@ -69,7 +69,11 @@ class Verdict:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Anything that turns cases into verdicts, one a case, in the same order. ``name`` goes into file names."""
+    """Anything that turns cases into verdicts, one a case, in the same order. ``name`` goes into file names.
+
+    One whose verdict on a case never depends on the others, not even in the last digit, may say ``READS_ALONE = True``:
+    it is then given as many cases at once as there are, whatever they belong to.
+    """
 
     name: str
 

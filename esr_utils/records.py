@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 
 from esr_utils.journal import Journal
 from esr_utils.judging import Attempt, Verdict
+from esr_utils.shards import FOLDER, Shard, shard_folders
 
 PACKAGES = ("torch", "transformers", "sae-lens", "transformer-lens", "nnsight", "numpy", "pandas")
 
@@ -70,18 +72,37 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What a judge said of one trial; ``repeat`` counts gradings of the same response by the same judge."""
+    """What a judge said of one trial; ``repeat`` counts gradings of the same response by the same judge.
+
+    Attributes:
+        read: ``read_of`` the response it is about, which tells between two that shards made of one trial; may be None.
+    """
 
     trial_id: str
     verdict: Verdict
     repeat: int = 0
+    read: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A folder whose results all come from the same settings."""
+    """A folder whose results all come from the same settings.
+
+    Attributes:
+        shard: which part of the run this process works on. It writes in a folder of its own and reads the others', too.
+    """
 
     folder: Path
+    shard: Shard | None = None
+
+    @property
+    def own(self) -> Path:
+        """Where this process writes records."""
+        return self.folder / FOLDER / self.shard.name if self.shard else self.folder
+
+    @property
+    def has_shards(self) -> bool:
+        return bool(shard_folders(self.folder))
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Write a table worked out from the records, whatever was there; figures are drawn from it."""
@@ -108,44 +129,95 @@ class Run:
 
     def add_judgements(self, judge: str, judgements: Iterable[Judgement]) -> None:
         """Write what a judge said; it outlasts a kill."""
-        self._judgements(judge).append(
-            {"trial_id": judgement.trial_id, "repeat": judgement.repeat, **asdict(judgement.verdict)}
-            for judgement in judgements
-        )
+        self._judgements(judge).append(_judgement_record(judgement) for judgement in judgements)
 
     def judgements(self, judge: str) -> dict[tuple[str, int], Judgement]:
-        """Judgements by trial id and repeat."""
-        judgements = {}
-        for record in self._judgements(judge).read():
-            trial_id, repeat = record.pop("trial_id"), record.pop("repeat")
+        """Judgements by trial id and repeat, each of the response that ``trials`` has."""
+        judgements: dict[tuple[str, int], Judgement] = {}
+        for record in self.judgement_records(judge):
+            trial_id, repeat, read = record.pop("trial_id"), record.pop("repeat"), record.pop("read", None)
             attempts = tuple(Attempt(**attempt) for attempt in record.pop("attempts"))
             verdict = Verdict(attempts=attempts, **record)
-            judgements[trial_id, repeat] = Judgement(trial_id=trial_id, repeat=repeat, verdict=verdict)
+            judgements[trial_id, repeat] = Judgement(trial_id=trial_id, repeat=repeat, verdict=verdict, read=read)
         return judgements
+
+    def judgement_records(self, judge: str) -> Iterator[dict]:
+        """As ``judgements``, line by line as they were written."""
+        read_of_kept, seen, journal = self._reads_of_differing(), set(), self._judgements(judge)
+        for path in journal.paths():
+            for _, record in journal.records_of(path):
+                trial_id, repeat = record["trial_id"], record["repeat"]
+                is_of_other = record.get("read") not in (None, read_of_kept.get(trial_id, record.get("read")))
+                if not is_of_other and (trial_id, repeat) not in seen:
+                    seen.add((trial_id, repeat))
+                    yield record
+
+    def _reads_of_differing(self) -> dict[str, str]:
+        """Of trials that shards made differently: ``read_of`` the response that counts."""
+        ids = {record["id"] for _, record in self._trials().differing()} if self.has_shards else set()
+        if not ids:
+            return {}
+        return {record["id"]: read_of(record["response"]) for record in self._trials().read() if record["id"] in ids}
+
+    def n_differing(self) -> int:
+        """Trials of which two shards hold different responses; one of them counts. See ``Journal.read``."""
+        return len(self._reads_of_differing())
 
     def judges(self) -> list[str]:
         """Names of the judges that have judged here."""
-        return sorted(path.name.split(".", 1)[1][: -len(".jsonl")] for path in self.folder.glob("judgements.*.jsonl"))
+        found = [path for at in (self.folder, *shard_folders(self.folder)) for path in at.glob("judgements.*.jsonl")]
+        return sorted({path.name.split(".", 1)[1][: -len(".jsonl")] for path in found})
 
     def journal(self, name: str, *key: str) -> Journal:
         """Any other records that the run must not lose."""
-        return Journal(path=self.folder / f"{name}.jsonl", key=key)
+        also = tuple(at / f"{name}.jsonl" for at in (self.folder, *shard_folders(self.folder)))
+        return Journal(path=self.own / f"{name}.jsonl", key=key, also=also)
 
     def _trials(self) -> Journal:
         return self.journal("trials", "id")
 
     def _judgements(self, judge: str) -> Journal:
-        return self.journal(f"judgements.{judge}", "trial_id", "repeat")
+        return replace(self.journal(f"judgements.{judge}", "trial_id", "repeat"), may_have=("read",))
 
     def frame(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """The result called ``name``: read if it is there, else made and written whole."""
-        path = self.folder / f"{name}.csv"
-        if not path.exists():
-            write_whole(path, make().to_csv(index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC))
-        return _read_table(path)
+        """The result called ``name``: read if it is there, else made and written whole.
+
+        Raises:
+            ValueError: shards made it each for itself and differ.
+        """
+        found = [at / f"{name}.csv" for at in (self.folder, *shard_folders(self.folder))]
+        found = [path for path in found if path.exists()]
+        if not found:
+            found = [self.own / f"{name}.csv"]
+            write_whole(found[0], _table_text(make()))
+        if len({path.read_bytes() for path in found}) > 1:
+            raise ValueError(
+                f"{name}.csv differs between {' and '.join(path.parent.name for path in found)}, so their shards are "
+                f"not parts of one run; keep one of them in {self.folder.name}, delete the others and their shards"
+            )
+        return _read_table(found[0])
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _judgement_record(judgement: Judgement) -> dict:
+    of = {"trial_id": judgement.trial_id, "repeat": judgement.repeat}
+    return of | ({"read": judgement.read} if judgement.read else {}) | asdict(judgement.verdict)
+
+
+def read_of(response: str) -> str:
+    """What tells a response from another one of the same trial."""
+    return digest(response)[:8]
+
+
+def _table_text(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC)
+
+
+def as_read(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table as ``Run.frame`` gives it back, to the same digits, without writing it."""
+    return _read_table(StringIO(_table_text(frame)))
+
+
+def _read_table(path: Path | StringIO) -> pd.DataFrame:
     """A table as it was written: a text that says NA is a text, an empty one is empty (unless a whole column is)."""
     frame = pd.read_csv(path, keep_default_na=False, na_values=[""], lineterminator="\n")
     texts = frame.select_dtypes(include=["object", "str"]).columns
@@ -157,29 +229,37 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
-def open_run(folder: Path, settings: Any) -> Run:
-    """Start a run, or go on with one made with the same settings.
+def open_run(folder: Path, settings: Any, *, shard: Shard | None = None) -> Run:
+    """Start a run, or go on with one made with the same settings; with ``shard``, work on that part alone.
 
     Raises:
-        ValueError: the folder holds a run with other settings; the message names the fields that differ.
+        ValueError: the folder, or one of its shards, holds a run with other settings; the message names the fields
+            that differ.
     """
     wanted = json.loads(json.dumps(asdict(settings) if is_dataclass(settings) else settings))
-    path = folder / "run.json"
+    run = Run(folder=folder, shard=shard)
+    for at in (folder, *shard_folders(folder)):
+        _check_settings(at, wanted)
+    path = run.own / "run.json"
     if not path.exists():
         write_whole(path, json.dumps(_description(wanted), indent=1) + "\n")
-        return Run(folder=folder)
-    found = json.loads(path.read_text())["settings"]
+    return run
+
+
+def _check_settings(folder: Path, wanted: dict) -> None:
+    if not (folder / "run.json").exists():
+        return
+    found = json.loads((folder / "run.json").read_text())["settings"]
     differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if differing:
         fields = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in differing)
         raise ValueError(f"{folder.name} was made with other settings ({fields}); delete the folder or restore them")
-    return Run(folder=folder)
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is either all there or not there at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from esr_utils.config import results_dir
 from esr_utils.engines.base import Engine
 from esr_utils.models import ADAPTER_WEIGHTS
 from esr_utils.records import PlannedTrial, Run, open_run
+from esr_utils.shards import Shard, read_shard, refuse_unfinished
 from esr_utils.steering import Row, Sampling
 from esr_utils.trials import is_judged, is_made, judge_trials, make_row, run_trials
 from esr_utils.wheels import sha256
@@ -30,11 +31,27 @@ class Study:
 
     Every step reads what the run already holds and makes the rest, so a killed run goes on where it stopped, and the
     model is loaded only if something is missing.
+
+    Attributes:
+        shard: the part of the latents this process works on, in a folder of its own; see ``sharded``.
     """
 
     subject: str
     scale_name: str
     scale: Any
+    shard: Shard | None = field(default=None, kw_only=True)
+
+    def sharded(self, part: str) -> "Study":
+        """The same study, of which this process makes one part in so many, such as ``"2/4"``.
+
+        Without it, a study that was made in shards is read from all of them, and refuses to make what is missing.
+        """
+        return replace(self, shard=read_shard(part))
+
+    @property
+    def is_merging(self) -> bool:
+        """Whether this reads what shards make."""
+        return self.shard is None and self.run.has_shards
 
     @cached_property
     def run(self) -> Run:
@@ -47,7 +64,7 @@ class Study:
         entry = find_entry(self.subject)
         if entry.adapter:
             bound["adapter_sha256"] = sha256(entry.adapter / ADAPTER_WEIGHTS)
-        return open_run(results_dir(self.subject, name, self.scale_name), bound)
+        return open_run(results_dir(self.subject, name, self.scale_name), bound, shard=self.shard)
 
     @property
     def sampling(self) -> Sampling:
@@ -74,7 +91,15 @@ class Study:
         engine: Engine | None = None,
         row_of: Callable[[PlannedTrial, Sampling], Row] = make_row,
     ) -> None:
-        """Make and judge the planned trials that the run does not hold yet; ``engine``: another than the subject's."""
+        """Make and judge the planned trials that the run does not hold yet; ``engine``: another than the subject's.
+
+        Raises:
+            RuntimeError: the run is made in shards, and some latents are not finished.
+        """
+        if self.is_merging:
+            statuses = self.judged(plans)[["latent", "status"]]
+            missing = statuses.loc[statuses["status"].isin(["missing", "unjudged"]), "latent"].unique().tolist()
+            refuse_unfinished("trials", missing, statuses["latent"].nunique())
         self.make(plans, engine=engine, row_of=row_of)
         self.judge(JUDGE, plans)
 

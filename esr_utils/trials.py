@@ -1,6 +1,6 @@
 """Trials of one run: planned as a whole, made in any order, judged; each step goes on where it stopped."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from esr_utils.engines.base import Engine, Response
 from esr_utils.judging import Case, Judge, Verdict
-from esr_utils.records import Judgement, PlannedTrial, Run, Trial
+from esr_utils.records import Judgement, PlannedTrial, Run, Trial, read_of
 from esr_utils.steering import Row, Sampling, Steer
 
 JUDGED_AT_ONCE = 64
@@ -96,8 +96,9 @@ def judge_trials(
 ) -> None:
     """Have the finished trials judged, a batch at a time; each batch is on disk before the next.
 
-    Batches are cut from the plan, whatever is done already, so that a judge whose last digits depend on the company
-    of a case (as matrix products do) says the same after a kill.
+    Batches are cut from the plan, whatever is done already and whoever does it (see ``_batches``), so that a judge
+    whose last digits depend on the company of a case (as matrix products do) says the same after a kill, in a shard,
+    and when arms are added to the plan.
 
     The judge sees question and response. ``labels`` (by latent) is for the paper's own form, which shows the label.
     A judge that could not be reached (``failed``) leaves no record, so it is asked again in the next run.
@@ -106,19 +107,34 @@ def judge_trials(
     done = [trials[plan.id] for plan in plans if plan.id in trials and trials[plan.id].status == "done"]
     n_before = sum(trial.plan.id in judged for trial in done)
     with tqdm(total=len(done), initial=n_before, desc=f"judge {judge.name}", unit="trial") as bar:
-        for start in range(0, len(done), JUDGED_AT_ONCE):
-            batch = done[start : start + JUDGED_AT_ONCE]
-            if all(trial.plan.id in judged for trial in batch):
-                continue
+        for batch in _batches(judge, done, judged):
             verdicts = judge.judge([_case(trial, labels) for trial in batch])
             judgements = [
-                Judgement(trial_id=trial.plan.id, verdict=verdict, repeat=repeat)
+                Judgement(trial_id=trial.plan.id, verdict=verdict, repeat=repeat, read=read_of(trial.response))
                 for trial, verdict in zip(batch, verdicts, strict=True)
                 if verdict.status != "failed" and trial.plan.id not in judged
             ]
             run.add_judgements(judge.name, judgements)
             bar.update(len(judgements))
             bar.set_postfix_str(_told_failures(verdicts))
+
+
+def _batches(judge: Judge, done: Sequence[Trial], judged: Container[str]) -> list[list[Trial]]:
+    """What is judged at once. Trials of one latent, arm and level, all of them if any is not judged yet; from judges
+    that read each case alone (``READS_ALONE``, remote ones) any that are not judged yet."""
+    if getattr(judge, "READS_ALONE", False):
+        groups = [[trial for trial in done if trial.plan.id not in judged]]
+    else:
+        arms: dict[tuple, list[Trial]] = {}
+        for trial in done:
+            arms.setdefault(_arm_of(trial.plan), []).append(trial)
+        groups = list(arms.values())
+    cut = [group[i : i + JUDGED_AT_ONCE] for group in groups for i in range(0, len(group), JUDGED_AT_ONCE)]
+    return [batch for batch in cut if any(trial.plan.id not in judged for trial in batch)]
+
+
+def _arm_of(plan: PlannedTrial) -> tuple[str, int, str, float]:
+    return plan.subject, plan.latent, plan.condition, plan.level
 
 
 def _case(trial: Trial, labels: pd.Series | None) -> Case:

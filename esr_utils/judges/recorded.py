@@ -12,6 +12,8 @@ class RecordedJudge:
         ValueError: two verdicts on the same question and response differ.
     """
 
+    READS_ALONE = True
+
     def __init__(self, name: str, recorded: Iterable[tuple[Case, Verdict]]):
         self.name = name
         self._verdicts: dict[tuple[str, str], Verdict] = {}

@@ -44,6 +44,7 @@ class RemoteJudge(ABC):
     PROVIDER: ClassVar[str]
     USUAL_URL: ClassVar[str]
     KEY_VARIABLE: ClassVar[str]
+    READS_ALONE: ClassVar[bool] = True  # a verdict does not depend on what else is asked
 
     model: str
     base_url: str

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import beta
 
 from esr_utils.calibration import (
+    PROBE_KEY,
     VERIFY,
     Bisection,
     CalibrationSettings,
@@ -162,7 +163,7 @@ STAGE = len(LATENTS) * SETTINGS.n_samples  # lines of the journal
 
 
 def a_journal(tmp_path) -> Journal:
-    return Journal(path=tmp_path / "probes.jsonl", key=("latent", "stage", "seed"))
+    return Journal(path=tmp_path / "probes.jsonl", key=PROBE_KEY)
 
 
 def gappy_score(questions, responses) -> np.ndarray:
@@ -194,7 +195,7 @@ def test_a_finished_search_is_read_without_an_engine_or_a_judge(tmp_path):
     assert engine.batches == []
 
 
-def test_a_stage_of_which_half_was_written_is_made_again_whole(tmp_path):
+def test_a_stage_of_which_half_was_written_is_made_again_for_the_latents_that_lack_some(tmp_path):
     journal = a_journal(tmp_path)
     expected = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS, journal=journal)
     lines = journal.path.read_bytes().splitlines(keepends=True)
@@ -202,7 +203,8 @@ def test_a_stage_of_which_half_was_written_is_made_again_whole(tmp_path):
     engine = Responder()
     probes = calibrate(engine, gappy_score, LATENTS, QUESTIONS, SETTINGS, journal=journal)
     pd.testing.assert_frame_equal(probes, expected, check_exact=True)
-    assert engine.batches == [STAGE] * (SETTINGS.n_steps - 2) + [len(LATENTS) * SETTINGS.n_verify]
+    n_lacking = STAGE - 5 // SETTINGS.n_samples * SETTINGS.n_samples
+    assert engine.batches == [n_lacking, *[STAGE] * (SETTINGS.n_steps - 3), len(LATENTS) * SETTINGS.n_verify]
     assert len(journal.read()) == len(lines)
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from esr_utils import trials
-from esr_utils.calibration import CalibrationSettings, calibrate, calibration_table
+from esr_utils.calibration import PROBE_KEY, CalibrationSettings, calibrate, calibration_table
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judging import Attempt, Verdict, first_scores
 from esr_utils.records import PlannedTrial, Run, open_run
@@ -76,7 +76,7 @@ class Company:
 
 
 def calibrated(run: Run, engine: HFEngine, judge: Company) -> pd.DataFrame:
-    journal = run.journal("probes", "latent", "stage", "seed")
+    journal = run.journal("probes", *PROBE_KEY)
 
     def make() -> pd.DataFrame:
         probes = calibrate(engine, first_scores(judge), LATENTS, QUESTIONS, SEARCH, journal=journal)

@@ -22,6 +22,7 @@ from esr_utils.trials import is_judged, is_made, judge_trials, make_row, plan_tr
 QUESTIONS = [f"Question {i}?" for i in range(8)]
 STRENGTHS = {5: 60.0, 9: 80.123}
 LEVELS = (0.0, 0.5, 1.0)
+N_ARMS = 6  # two latents at three levels, which are judged one by one
 SAMPLING = Sampling(max_new_tokens=7)
 KEPT = ["judged", "empty", "no_attempt", "unparsed"]
 
@@ -190,7 +191,7 @@ def test_a_plan_that_grew_makes_only_what_is_new(tmp_path):
 
 
 def test_an_interrupted_judge_sees_the_same_batches_as_an_uninterrupted_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "JUDGED_AT_ONCE", 4)
+    monkeypatch.setattr(trials, "JUDGED_AT_ONCE", 2)
     plans, whole, killed, resumed = a_plan(), Company(), Company(n_until_kill=2), Company()
     run, other = made(tmp_path / "interrupted", plans), made(tmp_path / "whole", plans)
     with pytest.raises(KeyboardInterrupt):
@@ -198,20 +199,19 @@ def test_an_interrupted_judge_sees_the_same_batches_as_an_uninterrupted_one(tmp_
     assert not is_judged(run, "company", plans)
     judge_trials(resumed, run, plans)
     judge_trials(whole, other, plans)
-    assert [len(batch) for batch in whole.batches] == [4, 4, 4, 4, 2]
+    assert [len(batch) for batch in whole.batches] == [2, 1] * 6
     assert killed.batches + resumed.batches == whole.batches
     assert run.judgements("company") == other.judgements("company")
     assert is_judged(run, "company", plans)
 
 
-def test_a_batch_of_which_half_was_written_is_judged_whole_and_comes_out_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials, "JUDGED_AT_ONCE", 4)
+def test_a_batch_of_which_half_was_written_is_judged_whole_and_comes_out_the_same(tmp_path):
     plans, judge, again = a_plan(), Company(), Company()
     run = made(tmp_path, plans)
     judge_trials(judge, run, plans)
     before, path = run.judgements("company"), tmp_path / "judgements.company.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:6]) + lines[6][:20])
+    path.write_bytes(b"".join(lines[:4]) + lines[4][:20])
     judge_trials(again, run, plans)
     assert again.batches == judge.batches[1:]
     assert run.judgements("company") == before
@@ -223,7 +223,7 @@ def test_what_is_judged_is_not_judged_again(tmp_path):
     run = made(tmp_path, plans)
     for _ in range(2):
         judge_trials(judge, run, plans)
-    assert len(judge.batches) == 1
+    assert len(judge.batches) == N_ARMS
 
 
 def test_failed_verdicts_leave_no_record_and_are_asked_again_while_all_else_stays(tmp_path):
@@ -253,7 +253,7 @@ def test_only_a_judge_that_could_not_be_had_is_asked_again(tmp_path, status):
     judge.statuses = {trial.response: status for trial in run.trials().values()}
     for _ in range(2):
         judge_trials(judge, run, plans)
-    assert len(judge.batches) == (2 if status == "failed" else 1)
+    assert len(judge.batches) == N_ARMS * (2 if status == "failed" else 1)
     assert is_judged(run, "company", plans) == (status in KEPT)
 
 
@@ -277,7 +277,7 @@ def test_responses_that_overflowed_are_not_shown_to_the_judge(tmp_path):
     plans, judge = a_plan(), Company()
     run = made(tmp_path, plans, overflowing=[plans[0].seed])
     judge_trials(judge, run, plans)
-    assert len(judge.batches[0]) == sum(plan.seed != plans[0].seed for plan in plans) < len(plans)
+    assert sum(map(len, judge.batches)) == sum(plan.seed != plans[0].seed for plan in plans) < len(plans)
     assert is_judged(run, "company", plans)
 
 
@@ -317,8 +317,8 @@ def test_a_judge_is_blind_unless_labels_are_given(tmp_path):
     run = made(tmp_path, plans)
     judge_trials(judge, run, plans)
     expected = [Case(question=plan.question, response=told(make_row(plan, SAMPLING))) for plan in plans]
-    assert judge.batches == [expected]
+    assert sum(judge.batches, []) == expected
     told_label = Company("faithful")
     judge_trials(told_label, run, plans, labels=pd.Series({5: "bees", 9: "tea"}))
     labels = [{5: "bees", 9: "tea"}[plan.latent] for plan in plans]
-    assert told_label.batches == [[replace(case, label=label) for case, label in zip(expected, labels, strict=True)]]
+    assert sum(told_label.batches, []) == [replace(case, label=of) for case, of in zip(expected, labels, strict=True)]
