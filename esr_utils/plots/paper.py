@@ -113,7 +113,9 @@ def fig4(frame: pd.DataFrame) -> Figure:
 def ablation(frame: pd.DataFrame) -> Figure:
     """First score and rates by what was ablated (Figs 5 and 19)."""
     panels = {panel: TITLES[panel] for panel in ("first_score", "multi_attempt", "esr")}
-    return forest(frame, panels, row_inches=0.3, key=f"by what was ablated\n{KEY}\n{PERPLEXITY}")
+    key = f"by what was ablated\n{KEY}"
+    has_costs = frame["who"].str.contains("×").any()
+    return forest(frame, panels, row_inches=0.3, key=f"{key}\n{PERPLEXITY}" if has_costs else key)
 
 
 def fig6(frame: pd.DataFrame) -> Figure:
