@@ -88,9 +88,9 @@ class Worker:
         with self._lock:
             self._jobs.pop(job)
             n_left = len(self._jobs)
-        give_memory_back()
         error = None if future.cancelled() else future.exception()
         self.on_change(n_left, sentence(error) if error and not job.is_replaced else "")
+        give_memory_back()
 
 
 def give_memory_back() -> None:
