@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from esr_utils.catalogue import PairEntry
+import torch
+
+from esr_utils.catalogue import PairEntry, Shape
 from esr_utils.sae import SAE, from_sae_lens, load_sae
 
 if TYPE_CHECKING:
@@ -79,6 +81,24 @@ def fetch_config(entry: PairEntry) -> "PretrainedConfig":
     with explained(entry.model):
         hf_hub_download(entry.model, "config.json", revision=entry.revision)
         return AutoConfig.from_pretrained(entry.model, revision=entry.revision)
+
+
+def shape_of(config: "PretrainedConfig", sae: SAE) -> Shape:
+    """Sizes of a model that the catalogue does not know, from its configuration."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    n_key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return Shape(
+        n_params=model.num_parameters(),
+        n_layers=text.num_hidden_layers,
+        d_model=text.hidden_size,
+        kv_width=n_key_heads * head,
+        d_sae=sae.d_sae,
+    )
 
 
 def fetch_sae(entry: PairEntry) -> SAE:

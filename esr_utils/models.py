@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from esr_utils import embedded, hub
-from esr_utils.catalogue import DTYPE_BYTES, PairEntry, Shape, find_entry
+from esr_utils.catalogue import DTYPE_BYTES, PairEntry, find_entry
 from esr_utils.machine import check_fits
 from esr_utils.sae import SAE
 
@@ -186,7 +186,7 @@ def _load_pair(entry: PairEntry, dtype: str, weights: bool) -> Pair:
     if config is not None:
         _check_parts(entry, config, sae, {steering, reading, entry.ablation_layer} - {None})
         if weights and entry.shape is None:
-            check_fits(replace(entry, shape=shape_of(config, sae)), dtype)
+            check_fits(replace(entry, shape=hub.shape_of(config, sae)), dtype)
     model, tokenizer = _load_parts(entry, dtype, weights)
     pair = Pair(
         name=entry.name,
@@ -222,24 +222,6 @@ def _check_parts(entry: PairEntry, config: "PretrainedConfig", sae: SAE, layers:
                 f"layer {layer} is not in {entry.model}: it has {text.num_hidden_layers} layers "
                 f"(0 to {text.num_hidden_layers - 1})"
             )
-
-
-def shape_of(config: "PretrainedConfig", sae: SAE) -> Shape:
-    """Sizes of a model that the catalogue does not know, from its configuration."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    n_key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return Shape(
-        n_params=model.num_parameters(),
-        n_layers=text.num_hidden_layers,
-        d_model=text.hidden_size,
-        kv_width=n_key_heads * head,
-        d_sae=sae.d_sae,
-    )
 
 
 def _load_parts(entry: PairEntry, dtype: str, weights: bool) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:

@@ -18,8 +18,8 @@ from esr_utils.catalogue import (
     with_fine_tuned,
 )
 from esr_utils.config import ROOT
+from esr_utils.hub import shape_of
 from esr_utils.machine import Machine, MachineError, check_fits, describe, this_machine
-from esr_utils.models import shape_of
 from esr_utils.tests.conftest import tiny_sae
 from esr_utils.tests.twins import CONFIGS, HUB_PAIRS, PAPER_PAIRS
 

@@ -214,6 +214,13 @@ def test_a_model_spread_over_devices_by_accelerate_gives_the_same(twin, name):
     assert torch.equal(after.resid[layer], before.resid[layer])
 
 
+@pytest.mark.parametrize(("n_gpus", "expected"), [(0, None), (1, "cuda"), (8, "auto")])
+def test_weights_go_to_the_gpu_or_over_all_of_them(monkeypatch, n_gpus, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    assert models._device_map() == expected
+
+
 # --- any release of sae-lens
 
 
