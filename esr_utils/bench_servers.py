@@ -23,14 +23,13 @@ from esr_utils.models import load_pair
 from esr_utils.records import write_whole
 from esr_utils.steering import Row
 
-KINDS = ("unsteered", "steered", "steered, ablated and recorded")
+KINDS = ("steered", "steered, ablated and recorded")
 
 
 def heats(hf: Engine, vllm: Engine, settings: BenchSettings) -> list[Heat]:
     """Both engines on each kind of rows, next to each other, at the largest batch."""
     steered = bench_rows(hf.pair, settings, [settings.n_tokens] * max(settings.batches))
-    bare = [replace(row, steer=()) for row in steered]
-    kinds = zip(KINDS, (bare, steered, ablating(hf.pair, steered, settings.n_latents)), strict=True)
+    kinds = zip(KINDS, (steered, ablating(hf.pair, steered, settings.n_latents)), strict=True)
     return [
         Heat(Contender(f"{engine.name}, {kind}", _call(engine)), len(rows), rows, settings.n_tokens * len(rows))
         for kind, rows in kinds
@@ -85,7 +84,7 @@ def save(timings: pd.DataFrame, settings: BenchSettings, folder: Path) -> Path:
 
 def main() -> None:
     servers = sys.argv[1:] or ["http://127.0.0.1:8000"]
-    settings = BenchSettings(batches=(64,), n_tokens=100, min_rounds=2)
+    settings = BenchSettings(batches=(32,), n_tokens=100, min_rounds=2)
     hf = HFEngine(endless(load_pair("smollm2-135m", dtype="float32")))
     vllm = VLLMEngine(endless(load_pair("smollm2-135m", dtype="float32", weights=False)), servers)
     timings = measure(hf, vllm, settings)

@@ -83,7 +83,7 @@ class Errand:
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "repetition_penalty": sampling.repetition_penalty,
-            "seed": self.row.row.seed % 2**63,
+            "seed": self.row.row.seed % 2**63 if sampling.temperature else None,
             "stop_token_ids": sorted(self.pair.stop_ids),
             "ignore_eos": True,
             "return_token_ids": True,

@@ -109,6 +109,12 @@ def test_every_setting_of_a_row_is_spelled_out(tiny_llama):
     assert "vllm_xargs" not in a
 
 
+def test_a_greedy_row_sends_no_seed(tiny_llama):
+    with standing_in() as server:
+        engine_on(tiny_llama, server).generate([PLAIN])
+        assert server.bodies[0]["seed"] is None
+
+
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [

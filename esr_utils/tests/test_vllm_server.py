@@ -104,7 +104,7 @@ def test_greedy_responses_and_records_are_those_of_hf_with_the_penalty(engine, p
 
 def test_a_turn_that_ends_is_cut_and_recorded_as_hf_does(engine, pair):
     row = Row(
-        messages="What is the capital of France? Answer in one word.",
+        messages="Hi",
         sampling=replace(GREEDY, max_new_tokens=60),
         record=(7,),
         record_resid=(29,),

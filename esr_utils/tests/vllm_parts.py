@@ -108,7 +108,8 @@ class RealServer:
             self.port = free.getsockname()[1]
         command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32"]
-        command += ["--enforce-eager", "--no-enable-prefix-caching", "--max-model-len", "1024", *options]
+        command += ["--enforce-eager", "--no-enable-prefix-caching", "--max-model-len", "1024"]
+        command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", *options]
         settings = {
             "PYTHONPATH": str(DATA.parent),
             "OMP_WAIT_POLICY": "PASSIVE",
