@@ -1,12 +1,18 @@
 """Records as frames: one line a planned trial, or one an attempt. No model, no judge, no statistics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pandas as pd
 
 from esr_utils.judging import Verdict
 from esr_utils.records import Judgement, PlannedTrial, Trial
+
+PLAN = tuple(field.name for field in fields(PlannedTrial))
+MEASURES = ("n_attempts", "first_score", "last_score", "gain", "is_multi", "is_improved", "recovery")
+COLUMNS = ("trial_id", *PLAN, "seed", "response", "n_tokens", "stop_reason", "status", *MEASURES)
+TEXTS = dict.fromkeys(("trial_id", "response", "stop_reason", "status"), "str")  # also where there are none
+DTYPES = {"n_attempts": "int64", "is_multi": bool, "is_improved": bool}
 
 
 def judged_frame(
@@ -64,6 +70,53 @@ def score_measures(scores: Sequence[float], *, recovery: float | None = None) ->
     }
 
 
+def joined_frame(plans: Sequence[PlannedTrial], trials: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """As ``judged_frame``, from ``columns.trial_columns`` and ``columns.verdict_columns``: fast for a million lines."""
+    planned = pd.DataFrame({name: [getattr(plan, name) for plan in plans] for name in PLAN})
+    frame = planned.merge(trials, on=list(PLAN), how="left", validate="many_to_one")
+    measured = verdicts[verdicts["repeat_judged"] == 0].drop(columns="repeat_judged")
+    frame = frame.merge(_measured(measured), on="trial_id", how="left", validate="many_to_one")
+    is_missing = frame["trial_id"].isna()
+    lost = [plan for plan, missing in zip(plans, is_missing, strict=True) if missing]
+    frame = frame.astype(TEXTS)
+    if lost:
+        frame.loc[is_missing, "trial_id"] = [plan.id for plan in lost]
+        frame.loc[is_missing, "seed"] = [plan.seed for plan in lost]
+    frame["status"] = frame["status"].fillna("unjudged")
+    frame.loc[frame["stop_reason"] == "overflow", "status"] = "overflow"
+    frame.loc[is_missing, "status"] = "missing"
+    frame = frame.fillna({"response": "", "n_tokens": 0, "stop_reason": ""})
+    _forget_scores(frame, frame["status"] != "judged")
+    return frame.astype({"seed": "int64", "n_tokens": "int64"} | DTYPES)[[*COLUMNS]]
+
+
+def _measured(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """``measures`` of each verdict, all at once."""
+    scores = verdicts["scores"]
+    n_attempts = scores.str.len().astype("int64")
+    first, last = scores.str[0].astype(float), scores.str[-1].astype(float)
+    is_multi = n_attempts >= 2
+    return pd.DataFrame(
+        {
+            "trial_id": verdicts["trial_id"],
+            "status": verdicts["status"],
+            "n_attempts": n_attempts,
+            "first_score": first,
+            "last_score": last,
+            "gain": (last - first).where(is_multi),
+            "is_multi": is_multi,
+            "is_improved": is_multi & (last > first),
+            "recovery": verdicts["recovery"].astype(float),
+        }
+    )
+
+
+def _forget_scores(frame: pd.DataFrame, where: pd.Series) -> None:
+    frame.loc[where, ["first_score", "last_score", "gain", "recovery"]] = float("nan")
+    frame.loc[where, "n_attempts"] = 0
+    frame.loc[where, ["is_multi", "is_improved"]] = False
+
+
 def attempt_frame(trials: Mapping[str, Trial], judgements: Mapping[tuple[str, int], Judgement]) -> pd.DataFrame:
     """One line an attempt: trial_id, index (from 0), start, end, score, text."""
     lines = [
@@ -74,3 +127,16 @@ def attempt_frame(trials: Mapping[str, Trial], judgements: Mapping[tuple[str, in
         for i, attempt in enumerate(judgement.verdict.attempts)
     ]
     return pd.DataFrame(lines, columns=["trial_id", "index", "start", "end", "score", "text"])
+
+
+def joined_attempts(trials: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """As ``attempt_frame``, from ``columns.trial_columns`` and ``columns.verdict_columns``."""
+    mine = verdicts[(verdicts["repeat_judged"] == 0) & (verdicts["starts"].str.len() > 0)]
+    mine = mine.merge(trials[["trial_id", "response"]], on="trial_id")
+    parts = {"start": "starts", "end": "ends", "score": "scores"}
+    lines = mine.explode(list(parts.values())).rename(columns={old: new for new, old in parts.items()})
+    lines = lines.assign(index=lines.groupby(level=0).cumcount()).reset_index(drop=True)
+    lines = lines.astype({"start": "int64", "end": "int64", "score": float})
+    spans = zip(lines["response"], lines["start"], lines["end"], strict=True)
+    text = pd.Series([response[start:end] for response, start, end in spans], dtype="str")
+    return lines.assign(text=text)[["trial_id", "index", "start", "end", "score", "text"]]

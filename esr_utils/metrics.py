@@ -7,6 +7,7 @@ are independent: intervals resample both.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -169,8 +170,7 @@ def clustered(
     """
     totals = _totals(trials, residuals)
     n_latents, n_questions = totals.shape
-    latent_counts = rng.multinomial(n_latents, np.full(n_latents, 1 / n_latents), n_draws)
-    question_counts = rng.multinomial(n_questions, np.full(n_questions, 1 / n_questions), n_draws)
+    latent_counts, question_counts, rng.bit_generator.state = _resampled(_State(rng), n_latents, n_questions, n_draws)
     draws = ((latent_counts @ totals) * question_counts).sum(axis=1)
     ways = {name: n for name, n in (("latents", n_latents), ("questions", n_questions)) if n > 1}
     is_two_way = len(ways) == 2
@@ -182,6 +182,33 @@ def clustered(
         t=float(t.ppf(1 - ALPHA / 2, min(ways.values()) - 1)),
         method="two-way cluster bootstrap" if is_two_way else f"cluster bootstrap over {', '.join(ways)}",
     )
+
+
+class _State:
+    """Where a generator stands, so that equal ones are equal."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.state = rng.bit_generator.state
+        self.told = repr(self.state)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _State) and self.told == other.told
+
+    def __hash__(self) -> int:
+        return hash(self.told)
+
+
+@lru_cache(maxsize=2)
+def _resampled(state: _State, n_latents: int, n_questions: int, n_draws: int) -> tuple[np.ndarray, np.ndarray, dict]:
+    """How often each latent and each question is drawn, and where the generator then stands.
+
+    Kept, since the quantities of a table draw from the same seed: with a thousand latents, this is most of the work.
+    """
+    rng = np.random.default_rng()
+    rng.bit_generator.state = state.state
+    latents = rng.multinomial(n_latents, np.full(n_latents, 1 / n_latents), n_draws)
+    questions = rng.multinomial(n_questions, np.full(n_questions, 1 / n_questions), n_draws)
+    return latents.astype(float), questions, rng.bit_generator.state
 
 
 def _totals(trials: pd.DataFrame, residuals: Float[np.ndarray, " trial"]) -> Float[np.ndarray, "latent question"]:

@@ -121,11 +121,20 @@ class Run:
         """Finished trials by id, in the order in which they ended."""
         names = [field.name for field in fields(PlannedTrial)]
         trials = {}
-        for record in self._trials().read():
+        for record in self.trial_records():
             plan = PlannedTrial(**{name: record[name] for name in names})
             outcome = {name: record[name] for name in ("response", "n_tokens", "stop_reason")}
             trials[record["id"]] = Trial(plan=plan, **outcome)
         return trials
+
+    def trial_records(self) -> Iterator[dict]:
+        """As ``trials``, line by line as they were written."""
+        seen, journal = set(), self._trials()
+        for path in journal.paths():
+            for key, record in journal.records_of(path):
+                if key not in seen:
+                    seen.add(key)
+                    yield record
 
     def add_judgements(self, judge: str, judgements: Iterable[Judgement]) -> None:
         """Write what a judge said; it outlasts a kill."""

@@ -10,13 +10,14 @@ import pandas as pd
 
 from esr_utils import frames
 from esr_utils.catalogue import PairEntry, find_entry
+from esr_utils.columns import trial_columns, verdict_columns
 from esr_utils.config import results_dir
 from esr_utils.engines.base import Engine
 from esr_utils.models import ADAPTER_WEIGHTS
 from esr_utils.records import PlannedTrial, Run, open_run
 from esr_utils.shards import Shard, read_shard, refuse_unfinished
 from esr_utils.steering import Row, Sampling
-from esr_utils.trials import is_judged, is_made, judge_trials, make_row, run_trials
+from esr_utils.trials import judge_trials, make_row, run_trials
 from esr_utils.wheels import sha256
 
 READER = "smollm2-135m"  # the offline judges read with it, whoever answers
@@ -111,24 +112,27 @@ class Study:
         row_of: Callable[[PlannedTrial, Sampling], Row] = make_row,
     ) -> None:
         """As ``complete``, without the judge."""
-        if not is_made(self.run, plans):
+        if self._is_any(plans, "missing"):
             run_trials(engine or self.engine, self.run, plans, self.sampling, row_of=row_of)
 
     def judge(self, name: str, plans: Sequence[PlannedTrial]) -> None:
         """Have the judge called ``name`` judge what it has not judged of the planned trials."""
-        if not is_judged(self.run, name, plans):
+        if self._is_any(plans, "unjudged", judge=name):
             judge_trials(self.judges[name], self.run, plans)
 
     def is_complete(self, plans: Sequence[PlannedTrial]) -> bool:
-        return is_made(self.run, plans) and is_judged(self.run, JUDGE, plans)
+        return not self._is_any(plans, "missing", "unjudged")
+
+    def _is_any(self, plans: Sequence[PlannedTrial], *statuses: str, judge: str = JUDGE) -> bool:
+        return self.judged(plans, judge=judge)["status"].isin(statuses).any().item()
 
     def judged(self, plans: Sequence[PlannedTrial], *, judge: str = JUDGE) -> pd.DataFrame:
         """One line a planned trial, as ``frames.judged_frame`` makes it."""
-        return frames.judged_frame(plans, self.run.trials(), self.run.judgements(judge))
+        return frames.joined_frame(plans, trial_columns(self.run), verdict_columns(self.run, judge))
 
     def attempts(self) -> pd.DataFrame:
         """One line an attempt, as ``frames.attempt_frame`` makes it."""
-        return frames.attempt_frame(self.run.trials(), self.run.judgements(JUDGE))
+        return frames.joined_attempts(trial_columns(self.run), verdict_columns(self.run, JUDGE))
 
 
 def load_engine(subject: str) -> Engine:

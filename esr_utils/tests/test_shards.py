@@ -130,9 +130,8 @@ def lines(folder: Path, name: str) -> int:
 
 def test_four_workers_killed_at_random_end_as_one_that_was_not(folder, monkeypatch):
     rng = np.random.default_rng(0)
-    n_killed = sum(kill_at(start(folder, n), rng.random(n) * SHORTEST_S) for n in (4, 4, 3))
-    assert n_killed == 11  # none was over before
-    finish(folder, 4)
+    assert kill_at(start(folder, 4), rng.random(4) * SHORTEST_S) == 4  # none was over before
+    finish(folder, 3)  # cut otherwise: what is done is done, whoever did it
     many = a_detection().measure()
     assert lines(folder, "trials") == lines(folder, f"judgements.{JUDGE}") == N_TRIALS  # none was made twice
     monkeypatch.setattr(study, "results_dir", lambda subject, run, scale: folder.parent / "one" / run)

@@ -1,0 +1,77 @@
+"""Made-up run folders of any size: ``python -m esr_utils.tests.large_runs FOLDER N_TRIALS`` writes one and loads it."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from esr_utils import frames, metrics
+from esr_utils.columns import trial_columns, verdict_columns
+from esr_utils.records import PlannedTrial, Run
+from esr_utils.trials import plan_trials
+
+N_LATENTS, N_QUESTIONS = 1000, 5
+WORDS = ["bees", "find", "home", "by", "the", "sun", "and", "dance", "for", "others", "while", "rain", "keeps", "them"]
+
+
+def large_plan(n_trials: int) -> list[PlannedTrial]:
+    """1,000 latents x 5 questions at two levels, in as many repeats as ``n_trials`` takes."""
+    strengths = {latent: 40 + latent / 100 for latent in range(N_LATENTS)}
+    questions = [f"What is there to know about number {i} of the many things that one may ask?" for i in range(38)]
+    n_repeats = n_trials // (N_LATENTS * N_QUESTIONS * 2)
+    counts = {"questions": questions, "n_questions": N_QUESTIONS, "levels": (0.0, 1.0), "n_repeats": n_repeats}
+    return plan_trials("made-up", strengths, **counts)
+
+
+def write_run(folder: Path, plans: Sequence[PlannedTrial]) -> Run:
+    """A whole run of made-up responses of about 400 characters and one or two scores each."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    responses = [" ".join(rng.choice(WORDS, 85)) for _ in range(1000)]
+    with (folder / "trials.jsonl").open("w") as trials, (folder / "judgements.offline.jsonl").open("w") as judgements:
+        for plan in plans:
+            response = responses[rng.integers(len(responses))]
+            outcome = {"response": response, "n_tokens": 128, "stop_reason": "length"}
+            trials.write(json.dumps({"id": plan.id, **vars(plan), **outcome}) + "\n")
+            judgements.write(json.dumps(_judgement(plan, response, rng)) + "\n")
+    return Run(folder=folder)
+
+
+def _judgement(plan: PlannedTrial, response: str, rng: np.random.Generator) -> dict:
+    edges = [0, len(response)] if rng.random() < 0.9 else [0, len(response) // 2, len(response)]
+    scores = np.round(rng.uniform(0, 100, len(edges) - 1), 1).tolist()
+    spans = zip(edges, edges[1:], scores, strict=False)
+    attempts = [{"start": start, "end": end, "score": score} for start, end, score in spans]
+    verdict = {"status": "judged", "attempts": attempts, "recovery": round(10 * rng.random(), 1), "note": ""}
+    return {"trial_id": plan.id, "repeat": 0, **verdict}
+
+
+def main(folder: Path, n_trials: int) -> None:
+    plans, begun = large_plan(n_trials), time.perf_counter()
+    run = Run(folder=folder) if folder.exists() else write_run(folder, plans)
+    told("written", time.perf_counter() - begun)
+    begun = time.perf_counter()
+    trials, verdicts = trial_columns(run), verdict_columns(run, "offline")
+    told("columns", time.perf_counter() - begun)
+    begun = time.perf_counter()
+    frame = frames.joined_frame(plans, trials, verdicts)
+    told("judged frame", time.perf_counter() - begun)
+    begun = time.perf_counter()
+    attempts = frames.joined_attempts(trials, verdicts)
+    told(f"{len(attempts)} attempts", time.perf_counter() - begun)
+    begun = time.perf_counter()
+    metrics.rates(frame, ["condition"])
+    told("rates", time.perf_counter() - begun)
+
+
+def told(what: str, seconds: float) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    sys.stdout.write(f"{what:<20}{seconds:7.1f} s, peak {peak:.2f} GiB\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,81 @@
+"""Frames from columns are those from records, whether read line by line or from the copy, and the copy follows."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from esr_utils import columns
+from esr_utils.columns import trial_columns, verdict_columns
+from esr_utils.config import results_dir
+from esr_utils.frames import attempt_frame, joined_attempts, joined_frame, judged_frame
+from esr_utils.journal import JournalError
+from esr_utils.records import Run
+from esr_utils.tests.large_runs import large_plan, write_run
+from esr_utils.tests.test_frames import one_of_each
+from esr_utils.tests.test_records import a_trial
+
+PLANS = large_plan(10_000)[:40]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Run:
+    monkeypatch.setattr(columns, "LARGE_BYTES", 1000)
+    return write_run(tmp_path / "run", PLANS)
+
+
+def frame(run: Run, plans=PLANS) -> pd.DataFrame:
+    return joined_frame(plans, trial_columns(run), verdict_columns(run, "offline"))
+
+
+@pytest.mark.parametrize("name", ["esr_detection", "ablation"])
+def test_committed_results_give_the_same_frames_either_way(name):
+    run = Run(folder=results_dir("smollm2-135m-corrector", name, "standard"))
+    trials, judgements = run.trials(), run.judgements("offline")
+    plans = [trial.plan for trial in trials.values()][::-1]
+    plans += [replace(plan, latent=99_999) for plan in plans[:3]]
+    pd.testing.assert_frame_equal(frame(run, plans), judged_frame(plans, trials, judgements), check_exact=True)
+    attempts = joined_attempts(trial_columns(run), verdict_columns(run, "offline"))
+    pd.testing.assert_frame_equal(attempts, attempt_frame(trials, judgements), check_exact=True)
+
+
+def test_lost_trials_of_every_kind_are_the_same_either_way(tmp_path):
+    plans, trials, judgements = one_of_each()
+    run = Run(folder=tmp_path)
+    run.add_trials(trials.values())
+    run.add_judgements("offline", judgements.values())
+    pd.testing.assert_frame_equal(frame(run, plans), judged_frame(plans, trials, judgements), check_exact=True)
+
+
+def test_an_empty_run_is_a_frame_of_missing_trials(tmp_path):
+    run = Run(folder=tmp_path)
+    pd.testing.assert_frame_equal(frame(run), judged_frame(PLANS, {}, {}), check_exact=True)
+    assert joined_attempts(trial_columns(run), verdict_columns(run, "offline")).empty
+
+
+def test_a_large_folder_is_read_once_and_then_from_the_copy(run, monkeypatch):
+    first = frame(run)
+    monkeypatch.setattr(columns, "_trial_lines", lambda run: pytest.fail("read again"))
+    monkeypatch.setattr(columns, "_verdict_lines", lambda run, judge: pytest.fail("read again"))
+    pd.testing.assert_frame_equal(frame(run), first, check_exact=True)
+    pd.testing.assert_frame_equal(first, judged_frame(PLANS, run.trials(), run.judgements("offline")), check_exact=True)
+
+
+def test_a_copy_is_made_anew_when_the_journal_grows(run):
+    frame(run)
+    run.add_trials([a_trial()])
+    plans = [*PLANS, a_trial().plan]
+    assert frame(run, plans)["status"].tolist() == ["judged"] * len(PLANS) + ["unjudged"]
+
+
+def test_a_damaged_line_is_named_although_a_copy_is_there(run):
+    frame(run)
+    with (run.folder / "trials.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(JournalError, match=r"trials\.jsonl, line 41 is damaged"):
+        frame(run)
+
+
+def test_a_folder_that_takes_no_copy_is_read_all_the_same(run):
+    (run.folder / "cache").write_text("in the way")
+    assert set(frame(run)["status"]) == {"judged"}
