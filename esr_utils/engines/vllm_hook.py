@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from esr_utils.engines.base import InFlight
     from esr_utils.models import Pair
 
+MOST = torch.finfo(torch.float32).max
 MAX_KEPT = 1024  # reports of streamed rows that nobody has fetched yet
 _kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
@@ -111,7 +112,8 @@ class RowHook:
         in_scope = is_response | (self.row.scope == "all")
         edited = self.edits[layer].apply(resid[None], in_scope[None])[0]
         if f"moved.{layer}" not in saved and (self.row.scope == "all" or first + len(resid) > self.n_prompt):
-            saved[f"moved.{layer}"] = float((edited.float() - resid.float()).norm())
+            moved = (edited.float() - resid.float()).norm()
+            saved[f"moved.{layer}"] = float(moved.nan_to_num(nan=MOST, posinf=MOST))  # JSON has no word for others
         return edited
 
     def _prepare(self, saved: dict[str, Any], device: torch.device) -> None:

@@ -14,10 +14,12 @@ from esr_utils.config import results_dir
 from esr_utils.engines.hf import HFEngine
 from esr_utils.judging import Judge
 from esr_utils.latents import load_contexts, load_labels
+from esr_utils.models import load_pair
 from esr_utils.steering import Row, Sampling
 from esr_utils.topicality import Topicality
 
 READING = Sampling(max_new_tokens=0)
+READ_AT_ONCE = 128  # prompt tokens, so that the steered answer is the same beside two others and in a sweep
 N_READ = 16  # committed answers that are read for norms and histograms
 NEUTRAL_QUESTION = "Tell me something."  # under which a searched sentence is read, as an answer
 
@@ -96,7 +98,7 @@ def load_subject(name: str) -> Subject:
     studied = with_fine_tuned(READER)[-1]  # the subject whose groups are known; its base has the same SAE
     discovery = Discovery(studied, "standard", DISCOVERY["standard"])
     return Subject(
-        engine=load_engine(name),
+        engine=HFEngine(load_pair(name), prefill_tokens=READ_AT_ONCE),
         judge=offline_judge(reader),
         topicality=Topicality(engine=reader, distractors=load_prompts("calibration"), on_topic=_on_topic()),
         labels=load_labels(name),
