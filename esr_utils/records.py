@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
@@ -171,6 +172,15 @@ class Run:
     def n_differing(self) -> int:
         """Trials of which two shards hold different responses; one of them counts. See ``Journal.read``."""
         return len(self._reads_of_differing())
+
+    def warn_of_differing(self) -> None:
+        """Tell how many trials ``n_differing`` counts, if any."""
+        if n := self.n_differing():
+            warnings.warn(
+                f"{n} trials of {self.folder.name} were made by two shards or more, with different responses (machines "
+                "round differently): of each, the response of the first folder by name counts, with its judgement",
+                stacklevel=2,
+            )
 
     def judges(self) -> list[str]:
         """Names of the judges that have judged here."""

@@ -98,6 +98,7 @@ class Study:
             RuntimeError: the run is made in shards, and some latents are not finished.
         """
         if self.is_merging:
+            self.run.warn_of_differing()
             statuses = self.judged(plans)[["latent", "status"]]
             missing = statuses.loc[statuses["status"].isin(["missing", "unjudged"]), "latent"].unique().tolist()
             refuse_unfinished("trials", missing, statuses["latent"].nunique())
