@@ -32,7 +32,7 @@ from esr_utils.engines.slots import KEY_BLOCK, MIN_BATCH, Slots
 from esr_utils.models import Pair
 from esr_utils.steering import Row
 
-READ_BLOCK = 8  # rows are padded to a multiple of this for reading
+READ_BLOCK, MIN_READ = 8, 40  # rows are padded for reading to a multiple of the one, and to no less than the other
 PREFILL_TOKENS = 4096  # most prompt tokens read in one forward pass
 SCORED_TOKENS = 512  # positions whose full-vocabulary logits are held at once
 
@@ -41,7 +41,8 @@ class HFEngine:
     """Runs rows on the pair's transformers model, ``batch_size`` at a time.
 
     ``prefill_tokens``: most prompt tokens read in one forward pass. On processors with AMX the products of wider passes
-    round otherwise in bfloat16; up to 128, and 32 rows, a row comes out the same in any company.
+    round otherwise in bfloat16, as do those of up to 32 tokens; from MIN_READ to 128, and with up to 32 rows, a row
+    comes out the same in any company.
     """
 
     name = "hf"
@@ -262,7 +263,7 @@ def _groups(rows: list[InFlight], n_tokens: int) -> Iterator[list[InFlight]]:
 
 def _read_length(row: InFlight) -> int:
     """Length to which a row is padded for reading: its own, whatever is read with it."""
-    return -(-row.n_read // READ_BLOCK) * READ_BLOCK
+    return max(MIN_READ, -(-row.n_read // READ_BLOCK) * READ_BLOCK)
 
 
 def _check_finite(hidden: Tensor, group: list[InFlight]) -> None:
