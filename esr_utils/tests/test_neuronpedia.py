@@ -142,6 +142,7 @@ BATCH = f"{PREFIX}batch-1.jsonl.gz"
         (packed([explanation(3, "x", layer="17-other")]), "it belongs to gemma-2-2b/17-other"),
         (gzip.compress(b"[1]\n"), "batch-1.jsonl.gz is damaged or of another format"),
     ],
+    ids=["cut off", "not packed", "no model", "of another source", "no object"],
 )
 def test_a_damaged_batch_is_refused_and_nothing_is_kept(bucket, tmp_path, content, told):
     bucket.files[BATCH] = content
