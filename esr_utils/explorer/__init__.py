@@ -5,5 +5,5 @@ Everything is callable without a front end (``core.Explorer``); ``app`` puts con
 
 import os
 
-# oneDNN keeps up to 1024 compiled products, and an explorer meets ever new lengths: 200 MB more in three minutes of use.
+# oneDNN keeps up to 1024 compiled products, and an explorer meets ever new lengths: 200 MB more in three minutes.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
