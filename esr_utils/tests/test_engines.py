@@ -10,6 +10,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from esr_utils.engines import hf
 from esr_utils.engines.base import Engine, InFlight, Response
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.slots import Slots
