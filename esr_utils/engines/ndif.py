@@ -32,6 +32,7 @@ from esr_utils.engines.base import (
     make_response,
 )
 from esr_utils.engines.ndif_checks import NDIFError, Service
+from esr_utils.engines.nnsight import load_before_nnsight
 from esr_utils.models import Pair
 from esr_utils.sae import SAE
 from esr_utils.steering import Interventions, LayerEdit, Row
@@ -67,6 +68,7 @@ class NDIFEngine:
     name = "ndif"
 
     def __init__(self, pair: Pair, service: Service | None, *, batch_size: int = 8):
+        load_before_nnsight()
         from nnsight import TransformersModel
 
         if batch_size < 1:

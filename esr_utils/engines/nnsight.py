@@ -1,6 +1,7 @@
 """Cross-check with nnsight in this process: one ``invoke`` a row. ``ndif`` runs rows on another machine."""
 
 import copy
+import importlib
 
 import torch
 from torch import Tensor
@@ -10,12 +11,26 @@ from esr_utils.models import Pair
 from esr_utils.steering import Interventions
 
 
+def load_before_nnsight() -> None:
+    """Load the classes of anyio, on which clients of servers stand, that cannot be made once nnsight is loaded.
+
+    It gives every object a ``save``, and these classes refuse attributes that they do not know.
+    """
+    for module, name in (
+        ("anyio.abc", "SocketAttribute"),
+        ("anyio.streams.file", "FileStreamAttribute"),
+        ("anyio.streams.tls", "TLSAttribute"),
+    ):
+        getattr(importlib.import_module(module), name)
+
+
 class NNsightEngine(RereadEngine):
     """Runs rows through nnsight traces on a copy of the pair's model: nnsight replaces the forward of every module."""
 
     name = "nnsight"
 
     def __init__(self, pair: Pair):
+        load_before_nnsight()
         from nnsight import TransformersModel
 
         self.pair = pair

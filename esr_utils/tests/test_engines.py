@@ -1,5 +1,7 @@
 """A response belongs to its row alone, whatever the batch, the engine or the order of work."""
 
+import subprocess
+import sys
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,6 +12,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from esr_utils.config import ROOT
 from esr_utils.engines import hf
 from esr_utils.engines.base import Engine, InFlight, Response
 from esr_utils.engines.hf import HFEngine
@@ -188,6 +191,13 @@ def test_a_row_in_bfloat16_is_the_same_in_any_small_company(embedded_pair):
     (expected,) = engine.generate(rows[:1])
     for n in (2, 3, 6, 10):
         assert engine.generate(rows[:n])[0].token_ids == expected.token_ids
+
+
+def test_clients_of_servers_still_load_after_nnsight():
+    """In a process of its own: as a notebook whose self-tests run nnsight before a judge with a key is asked."""
+    lines = "load_before_nnsight(); import nnsight; import anyio._backends._asyncio, anyio.streams.tls"
+    script = f"from esr_utils.engines.nnsight import load_before_nnsight; {lines}"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
 # against transformers itself
