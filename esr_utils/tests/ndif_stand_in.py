@@ -65,19 +65,23 @@ def run(blob: bytes, model) -> bytes:
 def main(port_file: Path, folder: str) -> None:
     sys.meta_path.insert(0, _Absent())
     from nnsight import TransformersModel
-    from nnsight.schema.response import ResponseModel
-    from tornado import ioloop, web, websocket
+    from tornado import ioloop, web
 
     model = TransformersModel(folder, task="text-generation", dispatch=True)
+    server = web.Application(routes(model)).listen(0, address="127.0.0.1")
+    port = next(iter(server._sockets.values())).getsockname()[1]
+    port_file.write_text(str(port))
+    ioloop.IOLoop.current().start()
+
+
+def routes(model) -> list[tuple]:
+    """NDIF's routes, each under a word that says how the server behaves, and ``/sizes`` of what went over the wire."""
+    from tornado import ioloop, web, websocket
+
     listeners, sizes = {}, []
 
-    class Facts(web.RequestHandler):
-        def get(self, kind: str, what: str) -> None:
-            self.write({"status": status, "env": environment}[what](kind))
-
-    class Sizes(web.RequestHandler):
-        def get(self) -> None:
-            self.write({"requests": sizes})
+    def telling(tell) -> type:
+        return type("Told", (web.RequestHandler,), {"get": lambda self, *words: self.write(tell(*words))})
 
     class Subscribe(websocket.WebSocketHandler):
         def open(self, kind: str) -> None:
@@ -95,37 +99,36 @@ def main(port_file: Path, folder: str) -> None:
             assert envelope["model_key"] == KEY
             listener, job = listeners.pop(envelope["session_id"]), uuid.uuid4().hex
             self.write({"id": job, "status": "RECEIVED"})
-            ioloop.IOLoop.current().add_callback(answer, kind, listener, job, blob)
+            ioloop.IOLoop.current().add_callback(answer, kind, listener, job, blob, model, sizes)
 
-    def answer(kind: str, listener, job: str, blob: bytes) -> None:
-        for stage in ("QUEUED", "RUNNING"):
-            listener.write_message(json.dumps({"id": job, "status": stage}))
-        if kind == "drop":
-            listener.close()
-            return
-        if kind == "fail":
-            told = {"id": job, "status": "ERROR", "description": "Traceback ...\nOutOfMemoryError: CUDA out of memory"}
-            listener.write_message(json.dumps(told))
-            return
-        result = run(blob, model)
-        sizes.append([len(blob), len(result)])
-        listener.write_message(ResponseModel(id=job, status="COMPLETED", data=result).pickle(), binary=True)
-
-    class Health(web.RequestHandler):
-        def get(self) -> None:
-            self.write({"status": "ok"})
-
-    routes = [
-        (r"/sizes", Sizes),
-        (r"/serve/health", Health),
+    return [
+        (r"/sizes", telling(lambda: {"requests": sizes})),
+        (r"/serve/health", telling(lambda: {"status": "ok"})),
         (r"/(\w+)/subscribe", Subscribe),
         (r"/(\w+)/request", Request),
-        (r"/((?!serve)\w+)/(status|env)", Facts),
+        (
+            r"/((?!serve)\w+)/(status|env)",
+            telling(lambda kind, what: {"status": status, "env": environment}[what](kind)),
+        ),
     ]
-    server = web.Application(routes).listen(0, address="127.0.0.1")
-    port = next(iter(server._sockets.values())).getsockname()[1]
-    port_file.write_text(str(port))
-    ioloop.IOLoop.current().start()
+
+
+def answer(kind: str, listener, job: str, blob: bytes, model, sizes: list) -> None:
+    """Do a job, or fail at it as ``kind`` says, and tell the listener."""
+    from nnsight.schema.response import ResponseModel
+
+    for stage in ("QUEUED", "RUNNING"):
+        listener.write_message(json.dumps({"id": job, "status": stage}))
+    if kind == "drop":
+        listener.close()
+        return
+    if kind == "fail":
+        told = {"id": job, "status": "ERROR", "description": "Traceback ...\nOutOfMemoryError: CUDA out of memory"}
+        listener.write_message(json.dumps(told))
+        return
+    result = run(blob, model)
+    sizes.append([len(blob), len(result)])
+    listener.write_message(ResponseModel(id=job, status="COMPLETED", data=result).pickle(), binary=True)
 
 
 if __name__ == "__main__":
