@@ -112,6 +112,7 @@ class Detection(Study):
                 refuse_unfinished("calibrations", missing, len(chosen))
             if missing:
                 score = first_scores(self.judges[JUDGE])
+                self.run.bind_engine(self.engine.name)
                 probes = calibrate(self.engine, score, chosen, questions, search, journal=journal)
             return calibration_table(probes, search)
 

@@ -20,6 +20,7 @@ from esr_utils.journal import Journal
 from esr_utils.judging import Attempt, Verdict
 from esr_utils.shards import FOLDER, Shard, shard_folders
 
+DEFAULT_ENGINE, ENGINE_FILE = "hf", "engine.txt"
 PACKAGES = ("torch", "transformers", "sae-lens", "transformer-lens", "nnsight", "numpy", "pandas")
 
 
@@ -104,6 +105,25 @@ class Run:
     @property
     def has_shards(self) -> bool:
         return bool(shard_folders(self.folder))
+
+    def bind_engine(self, name: str) -> None:
+        """Let one engine make every response of the run: from one seed two draw different texts.
+
+        Folders that name none were made with the default engine.
+
+        Raises:
+            ValueError: the run, or one of its shards, was begun with another.
+        """
+        for at in (self.folder, *shard_folders(self.folder)):
+            path = at / ENGINE_FILE
+            begun = path.read_text().strip() if path.exists() else DEFAULT_ENGINE
+            if begun != name and any(at.glob("*.jsonl")):
+                raise ValueError(
+                    f"{at.name} was begun with the engine {begun}, and this is {name}; set the environment as it was "
+                    "then (ESR_SERVERS, ESR_NNSIGHT), or delete the folder"
+                )
+        if name != DEFAULT_ENGINE:
+            write_whole(self.own / ENGINE_FILE, name + "\n")
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Write a table worked out from the records, whatever was there; figures are drawn from it."""

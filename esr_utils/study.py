@@ -114,7 +114,9 @@ class Study:
     ) -> None:
         """As ``complete``, without the judge."""
         if self._is_any(plans, "missing"):
-            run_trials(engine or self.engine, self.run, plans, self.sampling, row_of=row_of)
+            maker = engine or self.engine
+            self.run.bind_engine(maker.name)
+            run_trials(maker, self.run, plans, self.sampling, row_of=row_of)
 
     def judge(self, name: str, plans: Sequence[PlannedTrial]) -> None:
         """Have the judge called ``name`` judge what it has not judged of the planned trials."""

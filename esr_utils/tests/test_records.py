@@ -8,6 +8,7 @@ import pytest
 
 from esr_utils.judging import Attempt, Verdict
 from esr_utils.records import Judgement, PlannedTrial, Run, Trial, open_run, write_whole
+from esr_utils.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -155,3 +156,25 @@ def test_each_judge_has_a_file_of_its_own(tmp_path):
     assert run.judges() == ["claude-4.5.beta", "offline"]
     assert run.judgements("offline") == before
     assert run.judgements("claude-4.5.beta")["a", 0].verdict.status == "empty"
+
+
+def test_one_engine_makes_all_of_a_run(tmp_path):
+    ours, theirs = (open_run(tmp_path / name, Settings()) for name in ("ours", "theirs"))
+    ours.bind_engine("hf")
+    ours.add_trials([a_trial()])
+    ours.bind_engine("hf")
+    with pytest.raises(ValueError, match="ours was begun with the engine hf, and this is vllm; set the environment"):
+        ours.bind_engine("vllm")
+    theirs.bind_engine("vllm")
+    theirs.add_trials([a_trial()])
+    theirs.bind_engine("vllm")
+    with pytest.raises(ValueError, match="theirs was begun with the engine vllm, and this is hf"):
+        theirs.bind_engine("hf")
+
+
+def test_shards_of_a_run_are_made_by_one_engine(tmp_path):
+    first = open_run(tmp_path / "run", Settings(), shard=Shard(1, 2))
+    first.bind_engine("vllm")
+    first.add_trials([a_trial()])
+    with pytest.raises(ValueError, match="1of2 was begun with the engine vllm"):
+        open_run(tmp_path / "run", Settings(), shard=Shard(2, 2)).bind_engine("hf")
