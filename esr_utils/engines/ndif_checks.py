@@ -9,6 +9,8 @@ import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from esr_utils.engines.nnsight import load_before_nnsight
+
 ADDRESS_VARIABLE, KEY_VARIABLE = "ESR_NNSIGHT", "NDIF_API_KEY"
 MUST_AGREE = {"nnsight": 2, "transformers": 1}  # package -> leading parts of the version that must be the same
 TASK, RUNNING = "text-generation", "RUNNING"
@@ -34,6 +36,7 @@ def find_service(address: str, repo: str, revision: str = "main") -> Service:
     Raises:
         NDIFError: no key, no such server, the model is not up, or versions do not go together.
     """
+    load_before_nnsight()
     from nnsight.schema.config import CONFIG
 
     host = CONFIG.API.HOST if address == "ndif" else address.rstrip("/")

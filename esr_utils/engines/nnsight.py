@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import sys
 
 import torch
 from torch import Tensor
@@ -14,8 +15,11 @@ from esr_utils.steering import Interventions
 def load_before_nnsight() -> None:
     """Load the classes of anyio, on which clients of servers stand, that cannot be made once nnsight is loaded.
 
-    It gives every object a ``save``, and these classes refuse attributes that they do not know.
+    It gives every object a ``save``, and these classes refuse attributes that they do not know. Once it is loaded,
+    nothing can be done any more.
     """
+    if "nnsight" in sys.modules:
+        return
     for module, name in (
         ("anyio.abc", "SocketAttribute"),
         ("anyio.streams.file", "FileStreamAttribute"),

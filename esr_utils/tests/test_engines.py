@@ -197,7 +197,7 @@ def test_clients_of_servers_still_load_after_nnsight():
     """In a process of its own: as a notebook whose self-tests run nnsight before a judge with a key is asked."""
     lines = "load_before_nnsight(); import nnsight; import anyio._backends._asyncio, anyio.streams.tls"
     script = f"from esr_utils.engines.nnsight import load_before_nnsight; {lines}"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", script + "; load_before_nnsight()"], check=True, cwd=ROOT)
 
 
 # against transformers itself
