@@ -5,5 +5,6 @@ Everything is callable without a front end (``core.Explorer``); ``app`` puts con
 
 import os
 
-# oneDNN keeps up to 1024 compiled products, and an explorer meets ever new lengths: 200 MB more in three minutes.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+# oneDNN and its caller in torch each keep up to 1,024 compiled products, and an explorer meets ever new lengths.
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "32")
