@@ -18,6 +18,19 @@ from esr_utils.explorer.serve import NOTEBOOK, until_explorer
 TOKEN = "explorer"
 START_S = 90
 LOAD_MS = 150_000
+TEXTS = [".esr-token", ".esr-status", ".esr-panel h3", ".esr-scores"]
+CONTRAST = 4.5  # of text, as WCAG asks
+RATIO = """element => {
+    const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = colour => channels(colour).slice(0, 3)
+        .map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    let ground = element;
+    const isClear = at => channels(getComputedStyle(at).backgroundColor)[3] === 0;
+    while (ground.parentElement && isClear(ground)) ground = ground.parentElement;
+    const both = [light(getComputedStyle(element).color), light(getComputedStyle(ground).backgroundColor)];
+    return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+}"""
 CHROMIUM = ["--no-sandbox", "--enable-precise-memory-info"]
 
 
@@ -157,3 +170,17 @@ def wait_for_status(page, words: str, *, seconds: float = 120.0) -> str:
     said = page.locator(".esr-status:visible", has_text=words)
     said.wait_for(timeout=seconds * 1000)
     return said.inner_text()
+
+
+def too_faint(page, names: list[str]) -> dict[str, float]:
+    """Contrast of the first element of each kind with its ground, where it is less than text should have."""
+    ratios = {name: page.locator(f"{name} >> visible=true").first.evaluate(RATIO) for name in names}
+    return {name: round(ratio, 2) for name, ratio in ratios.items() if ratio < CONTRAST}
+
+
+def choose_theme(page, name: str) -> None:
+    """Have JupyterLab take a theme, by its menu."""
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.get_by_role("menuitem", name="Theme", exact=True).hover()
+    page.get_by_role("menuitem", name=name, exact=True).click()
+    page.wait_for_selector(f"body[data-jp-theme-name='{name}']")

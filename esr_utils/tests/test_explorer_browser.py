@@ -8,7 +8,16 @@ import re
 import nbformat
 import pytest
 
-from esr_utils.tests.browser_parts import click, open_page, run, run_all_cells, start_lab
+from esr_utils.tests.browser_parts import (
+    TEXTS,
+    choose_theme,
+    click,
+    open_page,
+    run,
+    run_all_cells,
+    start_lab,
+    too_faint,
+)
 
 pytestmark = pytest.mark.browser
 SET_UP = """
@@ -130,6 +139,13 @@ def test_a_tab_closed_in_the_middle_leaves_the_kernel_working(page, lab, browser
     other.close()
     page.wait_for_timeout(1500)
     run(page)
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Dark High Contrast", "JupyterLab Light"])
+def test_text_can_be_read_in_every_theme(page, theme):
+    choose_theme(page, theme)
+    page.wait_for_timeout(500)
+    assert too_faint(page, TEXTS) == {}
 
 
 def test_the_page_raised_no_errors(page):
