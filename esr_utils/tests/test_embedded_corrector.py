@@ -1,4 +1,4 @@
-"""The shipped corrector is the adapter that was measured, and the README tells what was measured."""
+"""The shipped corrector is the adapter that was measured, and README and log tell what was measured."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from esr_utils import metrics
 from esr_utils.catalogue import CATALOGUE
-from esr_utils.config import ROOT, results_dir
+from esr_utils.config import DATA, ROOT, results_dir
 from esr_utils.embedded_corrector import BASE, CORRECTOR, examples, settings, sweep
 from esr_utils.records import digest
 from esr_utils.wheels import sha256
@@ -40,18 +40,24 @@ def test_trials_of_base_and_corrector_pair_off(trials):
     assert len(mine[BASE]) == 3 * 360
 
 
-def test_the_readme_tells_what_was_measured(trials):
-    readme = (ROOT / "README.md").read_text()
-    line = r"^\| (base|corrector) \| ([\d.]+) \| ([\d.]+) \| (\d+) \| (\d+) \| (\d+) \|$"
-    told = re.findall(line, readme, re.MULTILINE)
+def percent(rate: pd.Series) -> str:
+    return "{:.1f}% [{:.1f}, {:.1f}]".format(*(100 * rate[name] for name in ("rate", "ci_low", "ci_high")))
+
+
+def test_the_log_tells_what_was_measured(trials):
+    section = (DATA / "LOG.md").read_text().split("## The shipped corrector\n")[1].split("\n## ")[0]
+    line = r"^\| (base|corrector), ([\d.]+) \| ([\d.]+) \| (\d+) of (\d+), (.*?) \| (\d+).*? \| (.*?) \| (\d+) \|$"
+    told = re.findall(line, section, re.MULTILINE)
     assert len(told) == 6
-    for who, level, first, *counts in told:
-        part = trials[
-            (trials["subject"] == {"base": BASE, "corrector": CORRECTOR}[who]) & (trials["level"] == float(level))
-        ]
+    rates = metrics.rates(trials, ["subject", "level"]).set_index(["subject", "level", "quantity"])
+    for who, level, first, multi, n, multi_rate, improved, esr_rate, large in told:
+        cell = ({"base": BASE, "corrector": CORRECTOR}[who], float(level))
+        part = trials[(trials["subject"] == cell[0]) & (trials["level"] == cell[1])]
         assert f"{part['first_score'].mean():.1f}" == first
-        large = (part["gain"] >= 20) & (part["last_score"] >= 50)
-        assert [part["is_multi"].sum(), part["is_improved"].sum(), large.sum()] == [int(count) for count in counts]
+        is_large = (part["gain"] >= 20) & (part["last_score"] >= 50)
+        counts = [part["is_multi"].sum(), len(part), part["is_improved"].sum(), is_large.sum()]
+        assert counts == [int(count) for count in (multi, n, improved, large)]
+        assert [percent(rates.loc[(*cell, name)]) for name in ("multi_attempt", "esr")] == [multi_rate, esr_rate]
 
 
 def test_the_readme_tells_rates_and_perplexity_as_measured(trials):

@@ -119,14 +119,14 @@ def test_a_label_names_the_word_and_the_topic():
 
 def test_the_readme_tells_the_measured_quality():
     quality, readme = json.loads((FOLDER / "quality.json").read_text()), (ROOT / "README.md").read_text()
-    told = [
-        f"{quality['explained_variance']:.3f}",
-        f"{quality['explained_variance_without_massive']:.3f}",
-        f"{quality['L0']:.1f}",
-        f"{round(quality['dead_share'] * quality['recipe']['d_sae'])} of {quality['recipe']['d_sae']}",
-        f"{quality['loss_recovered_over_mean']:.3f}",
-    ]
-    assert f"| {' | '.join(told)} |" in readme
+    variance, without = quality["explained_variance"], quality["explained_variance_without_massive"]
+    n_dead = round(quality["dead_share"] * quality["recipe"]["d_sae"])
+    told = (
+        f"explains {variance:.3f} of the variance ({without:.3f} without massive dimensions) with {quality['L0']:.1f} "
+        f"active latents a token; {n_dead} of {quality['recipe']['d_sae']} is dead, and "
+        f"{quality['loss_recovered_over_mean']:.3f} of the loss is recovered over wiping the layer to its mean"
+    )
+    assert told in " ".join(readme.split())
     for number in ("n_response_tokens", "n_prompts", "n_topics"):
         assert f"{quality['corpus'][number]:,}" in readme
     assert f"{quality['n_held_out_tokens']:,}" in readme
