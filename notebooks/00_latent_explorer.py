@@ -24,7 +24,9 @@
 # everything live. No GPU, no key: $0.
 #
 # **You will see** three answers side by side from one batch (unsteered, steered, steered with the detectors ablated),
-# their attempts with scores, and what the steered latent, the detectors and the backtracking latents do token by token.
+# their attempts with scores, and what the steered latent does token by token, what the detectors do (latents of
+# notebook 03, more active when an answer is read under another question than its own) and the backtracking latents
+# (active in sentences that take something back).
 
 # %% tags=["parameters"]
 PAIR = "smollm2-135m"
@@ -58,9 +60,10 @@ run = open_run(results_dir(PAIRS[-1], "explorer", SCALE), asdict(settings) | {"s
 # %% [markdown]
 # ## The explorer
 # Choose a prepared state and press *Run*, or set up your own: search latents by a word of their label or by a text on
-# which they fire, pick several, give each a strength. A calibrated strength is the one at which notebook 02 found first
-# attempts to score about 30 of 100; *relative* is a share of the median norm of the residual stream. A second click
-# cancels the first run. Arrow keys move through the tokens of an answer.
+# which they fire, pick several, give each a strength. A calibrated strength is the one at which notebook 02 found
+# first attempts to score about 30 of 100; *relative* is a share of the median norm of the residual stream. A second
+# click cancels the first run. Arrow keys move through the tokens of an answer. Without a kernel nothing is shown
+# here; `figures/explorer_light.png` is a picture of it.
 
 # %% tags=["explorer"]
 App(explorer, gallery=prepared, n_tries=settings.n_tries).root
@@ -88,7 +91,9 @@ for answer in answers.itertuples():
     print(f"\n--- {answer.arm}: scores {answer.scores}\n{answer.text}")
 
 # %% [markdown]
-# Scores are of each attempt, 0 to 100, by the offline judge. The text between two attempts is the restart itself.
+# Scores are of each attempt, 0 to 100, by the offline judge. The text between two attempts is the restart itself. The
+# lanes below: activation of the steered latent, activations summed over the detectors and over the backtracking
+# latents, and topicality in nats a token.
 
 # %%
 display(Image(plots.draw_result("explorer_traces", run.folder, scale=SCALE), width=700))
@@ -115,19 +120,21 @@ episode = run.frame("episode", lambda: pd.DataFrame([explorer.find_episode(later
 episode
 
 # %% [markdown]
-# `n_tries` counts every answer made, the last one included. An empty seed means that none restarted.
+# `n_tries` counts every answer made, the last one included. An empty seed means that none restarted. One such count
+# is no rate; notebook 02 has rates with their intervals.
 
 # %% [markdown]
 # ## Finding latents
-# By a word of the label, with a filter on concreteness; then by a text on which they fire, strongest first.
+# By a word of the label, with a filter on concreteness; then by a text on which they fire, strongest first. `density`
+# is the share of tokens on which a latent fires; `concreteness` (0 to 100) is high where it fires on one topic only.
 
 # %%
 display(explorer.search("ocean", concreteness=(20, 100)).head(5)[["label", "density", "concreteness"]])
 explorer.fires_on("The recipe calls for two cups of flour and a pinch of salt.").head(5)
 
 # %% [markdown]
-# The card of a latent: its strongest contexts, the tokens that its direction makes likelier and less likely, and the
-# latents whose directions are nearest.
+# The card of a latent: its strongest contexts, the tokens that its direction makes likelier (`top`) and less likely
+# (`bottom`), and the latents whose directions are nearest.
 
 # %%
 card = explorer.card(state.picks[0].latent)

@@ -75,8 +75,8 @@ pd.Series(
 
 # %% [markdown]
 # ## Does the engine do what it says?
-# Each line is a law that holds for any model. The first is the most important: a row must not depend on the rows that
-# come and go beside it.
+# Each line is a law that holds for any model. The first is the most important: a row (one prompt with its edits, seed
+# and length) must not depend on the rows that come and go beside it.
 
 # %%
 laws = QUICK_CHECKS if SCALE == "quick" else CHECKS
@@ -114,7 +114,8 @@ pd.DataFrame(
 
 # %% [markdown]
 # ## Latents and their labels
-# Labels come from the text on which a latent fires hardest. Search them by word.
+# Labels come from the text on which a latent fires hardest. Search them by word. `density` is the share of tokens on
+# which a latent fires; `concreteness` (0 to 100) is high where it fires on one topic only.
 
 # %%
 latents.search_labels(labels, "jazz").head(8)[["label", "density", "concreteness"]]
@@ -133,7 +134,8 @@ for context in latents.load_contexts(PAIR, LATENT)[:5]:
 # %% [markdown]
 # ## One latent at rising strength
 # The same questions and seeds at every strength. *Topicality* is how much likelier the answer is given its question
-# than given others: 100 for what unsteered answers reach on average, 0 if it says nothing of its question.
+# than given others: 100 for what unsteered answers reach on average, 0 if it says nothing of its question. It needs
+# no judge, and says nothing of quality: fluent nonsense on the topic scores high.
 
 # %%
 questions = load_prompts("evaluation")[: settings.n_questions]
@@ -161,12 +163,15 @@ run.frame("curves", lambda: sweep.topicality_curves(scorer, one, topic=TOPIC).as
 display(Image(plots.draw_result("steering_topicality_over_tokens", run.folder, scale=SCALE), width=640))
 
 # %% [markdown]
-# Above zero, a stretch is likelier as an answer to that question than to others.
+# Above zero, a stretch is likelier as an answer to its question (left) or to a question about the latent's topic
+# (right) than as an answer to others.
 
 # %% [markdown]
 # ## Which latents are fit to steer with?
-# *Unrelated* latents have nothing to do with any question; *concrete* ones have a topic of their own. The paper's text
-# and the authors' code state different rules; both are here.
+# *Unrelated* latents have nothing to do with any question; *concrete* ones have a topic of their own. The paper's
+# text and the authors' code state different rules. `paper`: unrelated is what is not among the 100 most active
+# latents of any answer, concrete what is at or above the median. `code`: unrelated is what is silent on every token
+# of every question, concrete what is rated at least 65 of 100.
 
 # %%
 filters = run.frame("filters", lambda: latents.filter_table(engine, labels, calibration_questions, sampling))
@@ -176,8 +181,8 @@ for rule in latents.RULES:
 counts.to_frame(f"latents left of {len(filters)}")
 
 # %% [markdown]
-# The code's form asks a language model for a rating of 65 of 100. Concreteness here is measured on topics, a harsher
-# scale, so that form leaves few or none. The rest of this notebook takes latents that pass the paper's form of both.
+# The code's form takes its rating from a language model. Concreteness here is measured on topics, a harsher scale, so
+# that form leaves few or none. The rest of this notebook takes latents that pass the paper's form of both.
 
 # %%
 fit = labels.loc[latents.survivors(filters, "paper")]
@@ -223,6 +228,8 @@ display(Image(plots.draw_result("steering_calibration", run.folder, scale=SCALE)
 
 # %% [markdown]
 # The grey band is the window around the target; a latent outside it is kept and flagged, never dropped silently.
+# Below, `strength_p10` and `strength_p90` hold the middle 80% of the belief, and `verified_score` is the mean of the
+# fresh answers, whose 95% interval the figure shows.
 
 # %%
 table["relative_strength"] = table["strength"] / norm

@@ -50,10 +50,11 @@ main = detections[0]
 
 # %% [markdown]
 # ## Can the judge be trusted?
-# The offline judge needs no key. A gate finds the sentences in which a response withdraws what it said, and each
-# attempt is scored by its nearness to the question and by its fluency. Two readers (language models, given a written
-# rubric and nothing of how a response was made) read 579 responses in three parts. The scale of the scores is fitted to
-# one, the gate's threshold is set on two, and both are reported on the third.
+# The offline judge needs no key. A gate finds the sentences in which a response withdraws what it said (a *restart*,
+# with which the next *attempt* begins), and each attempt is scored by its nearness to the question and by its
+# fluency. Two readers (language models, given a written rubric and nothing of how a response was made) read 579
+# responses in three parts. The scale of the scores is fitted to one, the gate's threshold is set on two, and both are
+# reported on the third.
 
 # %%
 validation = judge_examples.FOLDER / "validation"
@@ -67,16 +68,18 @@ pd.read_csv(validation / "restarts.csv").query("part == 'report'").round(3)
 pd.read_csv(validation / "scores.csv").query("part == 'report'").round(3)
 
 # %% [markdown]
-# AUC tells on-topic attempts (readers' score of 60 or more) from off-topic ones (20 or less). The embedding is used
-# from here on; it is nearly free. How far two readers agree bounds what a judge can reach:
+# AUC tells on-topic attempts (readers' score of 60 or more) from off-topic ones (20 or less); `mean difference` is
+# the judge less the readers, in points. The embedding is used from here on; it is nearly free. How far two readers
+# agree bounds what a judge can reach:
 
 # %%
 display(pd.read_csv(validation / "readers.csv").round(3))
 pd.read_csv(validation / "recovery.csv").round(3)
 
 # %% [markdown]
-# The second table is about recovery of the whole response, said or unsaid: a construct of its own, with few cases. Ten
-# attempts of the reported part on which judge and readers differ most:
+# The second table is about recovery of the whole response, said or unsaid: a construct of its own, with few cases.
+# `told` means that the judge, too, gives 7 of 10 or more. Ten attempts of the reported part on which judge and
+# readers differ most:
 
 # %%
 wrong = pd.read_csv(validation / "attempts.csv").query("part == 'report'").copy()
@@ -91,6 +94,9 @@ wrong[["question", "text", "score", "offline_embedding", "off by"]].round(1)
 # %% [markdown]
 # ## What can be seen at all?
 # Before anything is run: the rates that this plan could tell apart, and what no event at all would exclude.
+# `detectable_rise` is the smallest rise over the base rate that is seen four times of five, `zero_event_bound` the
+# largest rate that no event leaves possible. The variance is taken to be 1.5 times that of independent trials (the
+# *design effect*).
 
 # %%
 n_trials = settings.n_latents * settings.n_questions * settings.n_repeats
@@ -113,7 +119,8 @@ trials = pd.concat([detection.trials() for detection in detections], ignore_inde
 metrics.flow(trials, ["subject", "condition", "level"])
 
 # %% [markdown]
-# Every planned trial is in this table, with the reason if it was lost.
+# Every planned trial is in this table, with the reason if it was lost. `level` is a share of the latent's calibrated
+# strength; 0 is without steering.
 
 # %% [markdown]
 # ## Three whole responses
@@ -143,7 +150,9 @@ effort.groupby("effort")["verified_score"].agg(["mean", "std", "count"]).round(1
 
 # %% [markdown]
 # Each point is a latent; the grey band is the window. A latent that misses it is kept and flagged: effort decides how
-# evenly models are steered, so models calibrated with different effort do not compare.
+# evenly models are steered, so models calibrated with different effort do not compare. The calibrations of both
+# subjects: `strength_p10` and `strength_p90` hold the middle 80% of what the search believes, `verified_sd` is the
+# spread of single answers.
 
 # %%
 columns = ["strength", "strength_p10", "strength_p90", "verified_score", "verified_sd", "is_in_window"]
@@ -164,7 +173,10 @@ display(Image(plots.draw_result("detection_first_scores", main.run.folder, scale
 # %% [markdown]
 # ## Rates
 # Intervals resample latents and questions, since trials share both. Where no event occurred they are exact. The naive
-# interval, as in the paper, and the design effect stand beside.
+# interval, as in the paper, and the design effect stand beside. `multi_attempt`: two attempts or more; `improvement`:
+# of these, those whose last attempt scores above the first; `esr`: such trials of all; `minimum_gain_esr`: with a
+# gain of 20 points that ends at 50 or more; `recovery`: the whole response gets 7 of 10 or more for returning to its
+# topic, said or unsaid.
 
 # %%
 arms = trials[trials["level"].isin([0.0, 1.0])]
@@ -193,7 +205,9 @@ main.run.table("restarts", split[["level", "question", "response", "first_score"
 
 # %% [markdown]
 # ## Is steered different from unsteered?
-# The same latents, questions and seeds in both arms, so trials are compared pair by pair.
+# The same latents, questions and seeds in both arms, so trials are compared pair by pair: the difference is steered
+# less unsteered, `n_only_first` and `n_only_second` are pairs with the event in one arm alone. A p of 0.0000 is one
+# below 0.00005.
 
 # %%
 between = ({"condition": "baseline", "level": 0.0}, {"condition": "steered", "level": 1.0})
@@ -223,8 +237,8 @@ main.run.table("levels", summaries.scores_and_rates(trials, ["subject", "level"]
 display(Image(plots.draw_result("detection_levels", main.run.folder, scale=SCALE), width=720))
 
 # %% [markdown]
-# Bands are 95% intervals, numbers are events. Nothing is smoothed. Where answers are wrecked, "improved" can be a point
-# or two between scores near zero; the minimum gain (20 points, ending at 50 or more) tells that apart:
+# Bands are 95% intervals, numbers are events. Nothing is smoothed. Where answers are wrecked, "improved" can be a
+# point or two between scores near zero; the minimum gain tells that apart:
 
 # %%
 gained = metrics.rates(trials, ["subject", "level"]).query("quantity in ['esr', 'minimum_gain_esr']")
@@ -232,8 +246,10 @@ gained[["subject", "level", "quantity", "n_events", "n", "rate", "ci_low", "ci_h
 
 # %% [markdown]
 # ## Would improvement mean anything?
-# Two nulls. If the order of attempts carried nothing, half of all multi-attempt trials would "improve". And if a single
-# attempt is cut where restarts stand, its second part has a score too.
+# Two nulls. If the order of attempts carried nothing, half of all multi-attempt trials would "improve". And if a
+# single attempt is cut where restarts stand, its second part has a score too. The first table takes all levels
+# together, and its `p` is the share of random orders that do at least as well; the second is at the calibrated
+# strength.
 
 # %%
 orders = [nulls.order_null(each.attempts()).assign(subject=each.subject) for each in detections]
@@ -252,6 +268,7 @@ display(Image(plots.draw_result("detection_judges", main.run.folder, scale=SCALE
 
 # %% [markdown]
 # Both judges share the gate, so they agree on attempts by construction; kappa needs a response that restarts.
+# `n_lost` are trials that the second judge was not shown.
 
 # %% [markdown]
 # ## Are the intervals right?
@@ -265,7 +282,7 @@ coverage.pivot(index="setting", columns="method", values="coverage").round(3)
 
 # %% [markdown]
 # The band is 93 to 97%. Intervals that take trials for independent are too narrow, the plain two-way bootstrap's are
-# too wide.
+# too wide; `rates` is the method of the tables above.
 
 # %% [markdown]
 # ## Paper and ours

@@ -49,11 +49,12 @@ study = Discovery(SUBJECT, SCALE, settings)
 
 # %% [markdown]
 # ## How a detector is chosen
-# Each unsteered answer to a discovery question is read under its own question, and, in many derangements, under
-# another's. The tokens read are the same, so a latent that is more active under the other question reacts to what the
-# answer has to do with its question. A latent is chosen if its mean activation is higher in at least three of four
-# answers, in at least four of five draws of one derangement and half of the answers. No steered response, and no
-# question of the evaluation, is used. Latents that fire in restarts are a set of their own.
+# Each unsteered answer to a discovery question is read under its own question, and, in many derangements (shufflings
+# in which no answer keeps its question), under another's. The tokens read are the same, so a latent that is more
+# active under the other question reacts to what the answer has to do with its question. A latent is chosen if its
+# mean activation is higher in at least three of four answers, in at least four of five draws of one derangement and
+# half of the answers. No steered response, and no question of the evaluation, is used. Latents that fire in restarts,
+# the *backtracking* latents, are a set of their own.
 
 # %%
 study.measure()
@@ -75,12 +76,17 @@ display(Image(plots.draw_result("discovery_stability", main.folder, scale=SCALE)
 rules.round(2)
 
 # %% [markdown]
-# `overlap` is the mean Jaccard index of what two derangements choose: one is a list that does not depend on how the
-# answers happened to be shuffled. The paper decides by peaks over all tokens of question, template and answer.
+# `least`, `mean` and `most` are latents kept of one derangement, `in_all` those kept of every one, `n_ours` those
+# ever kept that our rule chooses too. `overlap` is the mean Jaccard index of what two derangements choose: one is a
+# list that does not depend on how the answers happened to be shuffled. The paper decides by peaks over all tokens of
+# question, template and answer.
 
 # %% [markdown]
 # ## The latents
-# The ten most stable detectors, then the backtracking latents that tell restarts from near misses best.
+# The ten most stable detectors, then the backtracking latents that tell restarts from near misses best. `frequency`:
+# share of draws in which it stands out; `superiority`: share of answers in which it is more active under another
+# question; `auc`: how well its peak tells such readings from matched ones, and `restart_auc` restarts from near
+# misses; `active`: share of answers in which it fires.
 
 # %%
 chosen = main.table("chosen", discovery_tables.chosen_latents(study))
@@ -103,9 +109,10 @@ display(check["is_same_text"].value_counts().to_frame())
 check[["correlation", "max_difference"]].describe().loc[["count", "mean", "min", "max"]].round(4)
 
 # %% [markdown]
-# Responses of notebook 02 were made on another processor, where a rounding can decide a token, so few come out alike. A
-# latent near its threshold can jump by that much from one rounding to the next, which `max_difference` shows.
-# The episode with the largest gain, token by token:
+# Responses of notebook 02 were made on another processor, where a rounding can decide a token: in the committed run
+# none comes out alike, and the check is of the responses made again. A latent near its threshold can jump by that
+# much from one rounding to the next, which `max_difference` shows. The episode with the largest gain, token by token;
+# activations of the two groups are summed over their latents:
 
 # %%
 trials = study.trials()

@@ -78,9 +78,10 @@ power.power_table([n_trials], [0.05, 0.1, 0.2], design_effect=1.5)[["n_trials", 
 
 # %% [markdown]
 # ## Generate
-# Every arm is trained, then asked the same questions under the same latents and seeds: unsteered, at the strengths
-# calibrated on the base, and at the share of them at which its own first attempts score the target. Whatever is there
-# is not made again.
+# Every arm is trained, then asked the same questions under the same latents and seeds: unsteered (`baseline`), at the
+# strengths calibrated on the base (`fixed`), and at the share of them at which its own first attempts score the
+# target (`recalibrated`). Whatever is there is not made again. `steered` arms have real drifts; `pasted` and
+# `shuffled` are controls, explained below; `normal` has no corrections. Each is trained with two seeds.
 
 # %%
 pd.Series([each.name for each in sweep.arms()], name="arms to train").to_frame().T
@@ -129,9 +130,9 @@ sweep.run.table("controls", inducing_tables.controls(trials, settings.control_sh
 display(Image(plots.draw_result("tuning_controls", sweep.run.folder, scale=SCALE), width=760))
 
 # %% [markdown]
-# Trial by trial, real drifts less each other arm. The first question asked of this table, before it was made, was
-# whether real drifts beat pasted ones in ESR with a gain of 20 points or more at an arm's own strengths. Intervals
-# know these trainings only, two an arm.
+# Trial by trial, real drifts (`rate_second`) less each other arm (`rate_first`). The first question asked of this
+# table, before it was made, was whether real drifts beat pasted ones in ESR with a gain of 20 points or more at an
+# arm's own strengths; in the committed run that interval holds zero. Intervals know these trainings only, two an arm.
 
 # %%
 contrasts = inducing_tables.contrasts(
@@ -144,8 +145,8 @@ contrasts[[*columns, "mcnemar_p"]].round(3)
 # %% [markdown]
 # ## The corrector
 # The shipped adapter, trained as an arm above, with half corrections, on more and longer examples and at half the
-# rate, beside its base on all of notebook 02's latents and questions, at shares of the base's strengths. These are
-# committed results at every scale.
+# learning rate, beside its base on all of notebook 02's latents and questions, at shares of the base's strengths.
+# These are committed results at every scale.
 
 # %%
 folder = results_dir(embedded_corrector.CORRECTOR, "corrector", "standard")

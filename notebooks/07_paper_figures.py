@@ -44,7 +44,8 @@ numbers.groupby("version", sort=False).agg(numbers=("quantity", "size"), first=(
 
 # %% [markdown]
 # Every number has its source and version. Those marked `rebuttal` and `v2` came later, some of them at second hand.
-# What the kit has measured of its own, table by table:
+# What the kit has measured of the base model and its fine-tuned copies, table by table; the corrector's tables lie in
+# a folder of its own:
 
 # %%
 tables = [path.relative_to(DATA / "results") for path in sorted((DATA / "results" / PAIR).glob("*/*.csv"))]
@@ -86,8 +87,9 @@ for name in ("paper_fig4", "paper_fig14_18"):
     display(Image(plots.draw_paper(name, scale=SCALE), width=760))
 
 # %% [markdown]
-# With the embedded pair the self-monitoring suffix does not raise restarts, and lowers them in the corrector. A
-# neutral suffix, which the paper has not, shows what any suffix does.
+# With the embedded pair the self-monitoring suffix is not seen to raise restarts; in the corrector they are rarer
+# than without a suffix. Against a neutral suffix, which the paper has not and which shows what any suffix does, that
+# difference is not settled (notebook 05).
 
 # %% [markdown]
 # ## Does ablating the detectors matter? (Figs 5, 19 to 21, Table 2, held-out prompts)
@@ -97,9 +99,10 @@ for name in ("paper_fig5", "paper_fig19", "paper_held_out", "paper_versions"):
     display(Image(plots.draw_paper(name, scale=SCALE), width=760))
 
 # %% [markdown]
-# The reduction shrank from version to version. On held-out prompts all intervals overlap, and the set with the wrong
-# sign of d does no less than the other. Our detectors ablated in full leave no language (perplexity x 957), so those
-# rows show nothing about restarts; milder ablations are in Fig 5.
+# The published reduction was larger before version 1 than in it, and on held-out prompts of the rebuttal it lies
+# between. There all intervals overlap, and the detectors with a negative d (Cohen's d of Table 2: less active off
+# topic than on topic) do no less than the others. Our detectors ablated in full leave no language (perplexity x 957),
+# so those rows show nothing about restarts; milder ablations are in Fig 5.
 
 # %%
 for name in ("paper_fig20_21", "paper_table2"):
@@ -128,7 +131,7 @@ for name in ("paper_table1", "paper_fig9_11", "paper_whole_response"):
     display(Image(plots.draw_paper(name, scale=SCALE), width=760))
 
 # %% [markdown]
-# The whole-response judge sees recovery in every model and turns their order round.
+# The whole-response judge sees recovery in every model, and most in the three Gemmas, which hardly restart.
 
 # %% [markdown]
 # ## Later controls (prefill, matched prefix, other vectors)
@@ -138,8 +141,9 @@ for name in ("paper_prefill", "paper_matched_prefix", "paper_other_vectors"):
     display(Image(plots.draw_paper(name, scale=SCALE), width=760))
 
 # %% [markdown]
-# Without steering, after a derailed beginning, the model restarts at least as often as under steering: reading the
-# text is enough. Not shown: whether that is the same behaviour.
+# By the published numbers an unsteered model that reads a derailed beginning restarts, so reading is enough; the rate
+# under steering beside them is of ESR, another measure. Ours restarts without steering as well, and less often than
+# with it. Not shown: whether that is the same behaviour.
 
 # %% [markdown]
 # ## Where versions disagree
