@@ -94,37 +94,95 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "How large was the effect of the ablation, version by version?",
         "Relative reductions as published and as told before; ours: the corrector of notebook 04.",
     ),
-    "explorer_traces": ("What happens in one answer?", "The explorer's first prepared state, token by token."),
-    "steering_resid_norms": ("How large is the residual stream?", "Medians over tokens, by layer."),
-    "steering_sweep": ("What does rising strength do to one latent's answers?", "Every response, with the mean."),
+    "explorer_traces": (
+        "What happens in one answer?",
+        "The first prepared state of notebook 00, token by token: activation of the steered latent, summed activations "
+        "of the detectors and of the backtracking latents, topicality in nats; shaded: the restart.",
+    ),
+    "steering_resid_norms": ("How large is the residual stream?", "Medians over tokens, by layer, of notebook 01."),
+    "steering_sweep": (
+        "What does rising strength do to one latent's answers?",
+        "Every response of notebook 01, with the mean and its 95% interval.",
+    ),
     "steering_topicality_over_tokens": (
         "Where in an answer does the topic change?",
-        "Information about question and topic, by token.",
+        "Means over the responses of notebook 01, by token; above zero, the text is likelier under that question.",
     ),
-    "steering_latent_grid": ("Do latents need different strengths?", "Mean topicality of eight latents."),
-    "steering_calibration": ("Which strength meets the target score?", "Belief after the search, and fresh answers."),
-    "detection_effort": ("What is a thorough calibration worth?", "Verified scores after two efforts."),
+    "steering_latent_grid": ("Do latents need different strengths?", "Mean topicality of the latents of notebook 01."),
+    "steering_calibration": (
+        "Which strength meets the target score?",
+        "What the search of notebook 01 believes at its end, and scores of fresh answers; grey: the window.",
+    ),
+    "detection_effort": (
+        "What is a thorough calibration worth?",
+        "A point is a latent of notebook 02, verified after two efforts; grey: the window around the target.",
+    ),
     "detection_first_scores": (
         "Did the calibration meet its target?",
-        "First-attempt scores, with steering and without.",
+        "First-attempt scores of notebook 02, with steering and without.",
     ),
-    "detection_rates": ("How often do models restart and recover?", "The paper's five models, and ours."),
-    "detection_levels": ("How do rates depend on the strength?", "Six levels, two subjects."),
-    "detection_judges": ("Do other judges score alike?", "The offline judge against two others."),
-    "detection_coverage": ("Are the intervals right?", "Coverage in simulated data."),
-    "discovery_stability": ("Which latents are chosen every time?", "Latents by share of draws, and what rules keep."),
-    "discovery_levels": ("Are detectors active off topic?", "Means by stretch, and in responses without a restart."),
-    "discovery_traces": ("What do latents do around a restart?", "Means over episodes, aligned on the restart."),
-    "discovery_episode": ("What happens in one episode?", "Activations token by token, in the one that gains most."),
-    "ablation_arms": ("Does ablation lower restarts?", "Every arm; random sets and directions a dot each."),
-    "ablation_contrasts": ("More than random sets do?", "Differences trial by trial, random sets as the null."),
-    "prefill_cells": ("Is reading enough to restart?", "Beginnings and continuations, each steered or not."),
-    "sustained_scores": ("Does the own correction help?", "Scores after four kinds of beginning, and differences."),
-    "meta_kinds": ("Which meta-prompt does what?", "Five kinds and none, with steering and without."),
-    "meta_beside_paper": ("Do meta-prompts do what the paper finds?", "Published whole-response rates, and ours."),
-    "tuning_shares": ("Does the share of corrections matter?", "Rates along the share, at two strengths."),
-    "tuning_controls": ("What in a correction does the work?", "Arms at one share, beside the base."),
-    "tuning_beside_paper": ("Does recovery rise with the share?", "Published whole-response rates, and ours."),
+    "detection_rates": (
+        "How often do models restart and recover?",
+        "The paper's five models, and ours of notebook 02.",
+    ),
+    "detection_levels": (
+        "How do rates depend on the strength?",
+        "Both subjects of notebook 02 at shares of each latent's calibrated strength.",
+    ),
+    "detection_judges": (
+        "Do other judges score alike?",
+        "The offline judge against the one by likelihood and against the readers, of notebook 02; scores 0 to 100.",
+    ),
+    "detection_coverage": (
+        "Are the intervals right?",
+        "Share of the 95% intervals that hold the true rate, in simulated data of notebook 02.",
+    ),
+    "discovery_stability": (
+        "Which latents are chosen every time?",
+        "Latents by share of draws, and what each rule keeps, of notebook 03.",
+    ),
+    "discovery_levels": (
+        "Are detectors active off topic?",
+        "Means by stretch of the episodes of notebook 03, and in responses without a restart.",
+    ),
+    "discovery_traces": (
+        "What do latents do around a restart?",
+        "Activations summed over each group, means over the episodes of notebook 03, aligned on the restart.",
+    ),
+    "discovery_episode": (
+        "What happens in one episode?",
+        "Activations token by token, those of the groups summed, in the episode of notebook 03 that gains most.",
+    ),
+    "ablation_arms": (
+        "Does ablation lower restarts?",
+        "Every arm of notebook 04; a ring each for matched sets and for draws of random directions.",
+    ),
+    "ablation_contrasts": (
+        "More than random sets do?",
+        "Each arm of notebook 04 less nothing ablated, trial by trial; the random sets are the null.",
+    ),
+    "prefill_cells": (
+        "Is reading enough to restart?",
+        "Beginnings and continuations of notebook 04, each steered or not.",
+    ),
+    "sustained_scores": (
+        "Does the own correction help?",
+        "Scores of what follows four kinds of beginning, under steering, and their differences, of notebook 04.",
+    ),
+    "meta_kinds": ("Which meta-prompt does what?", "The suffixes of notebook 05, with steering and without."),
+    "meta_beside_paper": (
+        "Do meta-prompts do what the paper finds?",
+        "Published whole-response rates, and ours of notebook 05.",
+    ),
+    "tuning_shares": (
+        "Does the share of corrections matter?",
+        "Rates of notebook 06 along the share of corrections in training, at two strengths and without steering.",
+    ),
+    "tuning_controls": ("What in a correction does the work?", "Arms of notebook 06 at one share, beside the base."),
+    "tuning_beside_paper": (
+        "Does recovery rise with the share?",
+        "Published whole-response rates, and ours of notebook 06.",
+    ),
 }
 NOT_DRAWN = {
     "Figs 1 and 7": "a worked example and its trace: a response of the authors' model, which is not ours to show",

@@ -117,6 +117,7 @@ def episode(table: pd.DataFrame) -> Figure:
     told = [WHERE_NAMES[name].replace("\n", " ") for name in STRETCH_COLOURS]
     figure.legend(handles, told, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.05), fontsize=7)
     axes[-1].set_xlabel("tokens from the start of the restart", fontsize=8)
+    figure.suptitle("activations; those of the two groups are summed over their latents", fontsize=7)
     figure.align_ylabels()
     sns.despine(figure)
     figure.tight_layout(h_pad=0.6)

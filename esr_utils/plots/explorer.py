@@ -35,6 +35,7 @@ def traces(table: pd.DataFrame) -> Figure:
         axis.set_title(ARM_NAMES.get(arm, arm), fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("token", fontsize=7)
+    figure.suptitle("activations, of groups summed over their latents; topicality in nats a token", fontsize=7)
     figure.align_ylabels()
     sns.despine(figure)
     figure.tight_layout(h_pad=0.5)

@@ -35,8 +35,10 @@ th, td { border-bottom: 1px solid var(--line); padding: 0.35rem 0.6rem; text-ali
 INTRODUCTION = (
     "Everything here is drawn from committed files by <code>make figures</code>. Published numbers are open marks; "
     "their intervals, where a number of trials was published, are worked out from rounded rates as if trials were "
-    "independent. Ours are filled, with intervals that allow for shared latents and questions. Models, judges and "
-    "questions differ between the two."
+    "independent. Ours are filled, with intervals that allow for shared latents and questions; they are of a chat "
+    "model of 135 million parameters (the base) and of the same model fine-tuned to restart (the corrector). Models, "
+    "judges and questions differ between the two. <em>Several attempts</em>: the response openly starts again. "
+    "<em>ESR</em>: and its last attempt scores above its first."
 )
 FURTHER = (
     "<code>make figures</code> also writes each picture as svg and pdf beside its png, and a few of them as "
