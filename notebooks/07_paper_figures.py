@@ -44,8 +44,8 @@ numbers.groupby("version", sort=False).agg(numbers=("quantity", "size"), first=(
 
 # %% [markdown]
 # Every number has its source and version. Those marked `rebuttal` and `v2` came later, some of them at second hand.
-# What the kit has measured of the base model and its fine-tuned copies, table by table; the corrector's tables lie in
-# a folder of its own:
+# What the kit has measured of its own, table by table (some have the corrector beside the base; what is of the
+# corrector alone lies in a folder of its own):
 
 # %%
 tables = [path.relative_to(DATA / "results") for path in sorted((DATA / "results" / PAIR).glob("*/*.csv"))]

@@ -83,8 +83,13 @@ def test_the_milder_ablations_are_told_as_measured():
     mild = ["detectors by half", "26 most stable detectors"]
     assert {of(arms.loc[(name, "multi_attempt")]) for name in mild} == {"1 of 240"}
     assert "1 of 240 trials restarts each" in README
+    costs = table("ablation", "side_effects").set_index("name")["perplexity_ratio"]
+    by_half, stable = (f"{costs[name]:.3g}" for name in mild)
+    assert f"perplexity rises {by_half} and {stable} times" in README
+    directions = costs["random directions"]
+    assert f"same norms ({directions.min():.3g} to {directions.max():.3g} times)" in README
     score = arms.xs("first_score", level="quantity")["value"]
     assert all(0.45 < score[name] / score["none"] < 0.55 for name in mild)  # half of it
     drawn = table("ablation", "by_arm").query("name == 'random directions' and quantity == 'multi_attempt'")["value"]
     assert ((drawn > arms.loc[("none", "multi_attempt"), "value"] / 2).sum(), len(drawn)) == (3, 4)
-    assert "three draws of four leave most restarts" in README
+    assert "leave most restarts in three draws of four" in README
