@@ -74,8 +74,7 @@ def joined_frame(plans: Sequence[PlannedTrial], trials: pd.DataFrame, verdicts: 
     """As ``judged_frame``, from ``columns.trial_columns`` and ``columns.verdict_columns``: fast for a million lines."""
     planned = pd.DataFrame({name: [getattr(plan, name) for plan in plans] for name in PLAN})
     frame = planned.merge(trials, on=list(PLAN), how="left", validate="many_to_one")
-    measured = verdicts[verdicts["repeat_judged"] == 0].drop(columns="repeat_judged")
-    frame = frame.merge(_measured(measured), on="trial_id", how="left", validate="many_to_one")
+    frame = frame.merge(_measured(verdicts), on="trial_id", how="left", validate="many_to_one")
     is_missing = frame["trial_id"].isna()
     lost = [plan for plan, missing in zip(plans, is_missing, strict=True) if missing]
     frame = frame.astype(TEXTS)
@@ -91,24 +90,10 @@ def joined_frame(plans: Sequence[PlannedTrial], trials: pd.DataFrame, verdicts: 
 
 
 def _measured(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """``measures`` of each verdict, all at once."""
-    scores = verdicts["scores"]
-    n_attempts = scores.str.len().astype("int64")
-    first, last = scores.str[0].astype(float), scores.str[-1].astype(float)
-    is_multi = n_attempts >= 2
-    return pd.DataFrame(
-        {
-            "trial_id": verdicts["trial_id"],
-            "status": verdicts["status"],
-            "n_attempts": n_attempts,
-            "first_score": first,
-            "last_score": last,
-            "gain": (last - first).where(is_multi),
-            "is_multi": is_multi,
-            "is_improved": is_multi & (last > first),
-            "recovery": verdicts["recovery"].astype(float),
-        }
-    )
+    """What is counted of each verdict, see ``score_measures``."""
+    first, last, is_multi = verdicts["first_score"], verdicts["last_score"], verdicts["n_attempts"] >= 2
+    gain = (last - first).where(is_multi)
+    return verdicts.assign(gain=gain, is_multi=is_multi, is_improved=is_multi & (last > first))
 
 
 def _forget_scores(frame: pd.DataFrame, where: pd.Series) -> None:
@@ -129,14 +114,10 @@ def attempt_frame(trials: Mapping[str, Trial], judgements: Mapping[tuple[str, in
     return pd.DataFrame(lines, columns=["trial_id", "index", "start", "end", "score", "text"])
 
 
-def joined_attempts(trials: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """As ``attempt_frame``, from ``columns.trial_columns`` and ``columns.verdict_columns``."""
-    mine = verdicts[(verdicts["repeat_judged"] == 0) & (verdicts["starts"].str.len() > 0)]
-    mine = mine.merge(trials[["trial_id", "response"]], on="trial_id")
-    parts = {"start": "starts", "end": "ends", "score": "scores"}
-    lines = mine.explode(list(parts.values())).rename(columns={old: new for new, old in parts.items()})
-    lines = lines.assign(index=lines.groupby(level=0).cumcount()).reset_index(drop=True)
-    lines = lines.astype({"start": "int64", "end": "int64", "score": float})
-    spans = zip(lines["response"], lines["start"], lines["end"], strict=True)
+def joined_attempts(trials: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
+    """As ``attempt_frame``, from ``columns.trial_columns`` and ``columns.attempt_columns``."""
+    responses = trials.set_index("trial_id")["response"]
+    mine = attempts[attempts["trial_id"].isin(responses.index)].reset_index(drop=True)
+    spans = zip(responses.loc[mine["trial_id"]], mine["start"], mine["end"], strict=True)
     text = pd.Series([response[start:end] for response, start, end in spans], dtype="str")
-    return lines.assign(text=text)[["trial_id", "index", "start", "end", "score", "text"]]
+    return mine.assign(text=text)[["trial_id", "index", "start", "end", "score", "text"]]

@@ -55,7 +55,12 @@ class PlannedTrial:
     @property
     def seed(self) -> int:
         """Of the response. Condition, level, strength and subject are left out, so that arms share it."""
-        return int(digest([self.run_seed, self.question, self.latent, self.repeat])[:8], 16)
+        return seed_of(self.run_seed, self.question, self.latent, self.repeat)
+
+
+def seed_of(run_seed: int, question: str, latent: int, repeat: int) -> int:
+    """Seed of the responses that share these."""
+    return int(digest([run_seed, question, latent, repeat])[:8], 16)
 
 
 @dataclass(frozen=True, kw_only=True)

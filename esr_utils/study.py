@@ -10,7 +10,7 @@ import pandas as pd
 
 from esr_utils import frames
 from esr_utils.catalogue import PairEntry, find_entry
-from esr_utils.columns import trial_columns, verdict_columns
+from esr_utils.columns import attempt_columns, trial_columns, verdict_columns
 from esr_utils.config import results_dir
 from esr_utils.engines.base import Engine
 from esr_utils.models import ADAPTER_WEIGHTS
@@ -135,7 +135,7 @@ class Study:
 
     def attempts(self) -> pd.DataFrame:
         """One line an attempt, as ``frames.attempt_frame`` makes it."""
-        return frames.joined_attempts(trial_columns(self.run), verdict_columns(self.run, JUDGE))
+        return frames.joined_attempts(trial_columns(self.run), attempt_columns(self.run, JUDGE))
 
 
 def load_engine(subject: str) -> Engine:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from esr_utils import frames, metrics
-from esr_utils.columns import trial_columns, verdict_columns
+from esr_utils.columns import attempt_columns, trial_columns, verdict_columns
 from esr_utils.records import PlannedTrial, Run
 from esr_utils.trials import plan_trials
 
@@ -61,7 +61,7 @@ def main(folder: Path, n_trials: int) -> None:
     frame = frames.joined_frame(plans, trials, verdicts)
     told("judged frame", time.perf_counter() - begun)
     begun = time.perf_counter()
-    attempts = frames.joined_attempts(trials, verdicts)
+    attempts = frames.joined_attempts(trials, attempt_columns(run, "offline"))
     told(f"{len(attempts)} attempts", time.perf_counter() - begun)
     begun = time.perf_counter()
     metrics.rates(frame, ["condition"])
