@@ -12,10 +12,11 @@ import pandas as pd
 
 from esr_utils import paired
 from esr_utils.beside import PAIR
+from esr_utils.columns import trial_columns, verdict_columns
 from esr_utils.config import results_dir
-from esr_utils.frames import judged_frame
+from esr_utils.frames import made_frame
 from esr_utils.prompts import load_prompts
-from esr_utils.records import Judgement, Run, Trial
+from esr_utils.records import Run
 from esr_utils.result_tables import told
 
 NO_PAIR = ("improvement", "first_score")  # of improvement both arms seldom have a value: it needs several attempts
@@ -96,19 +97,18 @@ def _trials(subject: str, run: str) -> pd.DataFrame:
 @lru_cache(maxsize=8)
 def _judged(path, modified: int) -> pd.DataFrame:
     """Read once while the file stays as it is."""
-    trials, judgements = judged(path.parent)
-    return judged_frame([trial.plan for trial in trials.values()], trials, judgements)
+    return judged(path.parent)
 
 
-def judged(folder: Path) -> tuple[dict[str, Trial], dict[tuple[str, int], Judgement]]:
-    """Committed trials of a folder and what the offline judge said of them.
+def judged(folder: Path) -> pd.DataFrame:
+    """Committed trials of a folder and what the offline judge said of them, as ``frames.made_frame`` makes it.
 
     Raises:
         ValueError: if trials were judged that are not there: the file was cut short.
     """
     run = Run(folder=folder)
-    trials, judgements = run.trials(), run.judgements("offline")
-    if absent := {trial_id for trial_id, _ in judgements} - set(trials):
+    trials, verdicts = trial_columns(run), verdict_columns(run, "offline")
+    if n_absent := int((~verdicts["trial_id"].isin(trials["trial_id"])).sum()):
         path = told(folder / "trials.jsonl")
-        raise ValueError(f"{path} lacks {len(absent):,} of the trials that were judged; restore it with git.")
-    return trials, judgements
+        raise ValueError(f"{path} lacks {n_absent:,} of the trials that were judged; restore it with git.")
+    return made_frame(trials, verdicts)

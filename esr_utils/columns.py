@@ -88,7 +88,17 @@ def _judgements(run: Run, judge: str) -> pa.Table:
         table = read_sound(run.journal(f"judgements.{judge}").paths(), JUDGEMENT, ["trial_id", "repeat"])
     if table is None:
         table = _line_by_line(run.judgement_records(judge), JUDGEMENT, f"{run.folder.name}/judgements.{judge}.jsonl")
+    _check_scores(table, run, judge)
     return table.filter(pc.field("repeat") == 0)
+
+
+def _check_scores(judgements: pa.Table, run: Run, judge: str) -> None:
+    for values, most in ((_flat(judgements, "score"), 100), (judgements["recovery"].drop_null().to_numpy(), 10)):
+        if n := int((~((values >= 0) & (values <= most))).sum()):
+            raise ValueError(
+                f"{n} numbers in {run.folder.name}/judgements.{judge}.jsonl are not scores from 0 to {most}; restore "
+                "the file, or delete those lines and run again: they are judged anew"
+            )
 
 
 def _line_by_line(records: Iterator[dict], schema: pa.Schema, where: str) -> pa.Table:

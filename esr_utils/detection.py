@@ -17,6 +17,7 @@ from esr_utils.calibration import (
     recorded,
 )
 from esr_utils.catalogue import StrengthPrior, find_entry
+from esr_utils.columns import attempt_columns, trial_columns
 from esr_utils.config import KIT, check_stimuli, run_name
 from esr_utils.judging import first_scores
 from esr_utils.nulls import matched_cuts
@@ -189,8 +190,8 @@ class Detection(Study):
 
     def _restart_shares(self) -> np.ndarray:
         """Where the second attempt begins in multi-attempt responses, as a share of their length."""
-        second = self.attempts().query("index == 1").set_index("trial_id")["start"]
-        length = pd.Series({id_: len(trial.response) for id_, trial in self.run.trials().items()})
+        second = attempt_columns(self.run, JUDGE).query("index == 1").set_index("trial_id")["start"]
+        length = trial_columns(self.run).set_index("trial_id")["response"].str.len()
         return (second / length[second.index]).sort_index().to_numpy(dtype=float)  # in no order of who came first
 
     def _compared(self, plans: list[PlannedTrial]) -> list[PlannedTrial]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from esr_utils.catalogue import CATALOGUE
+from esr_utils.columns import trial_columns, verdict_columns
 from esr_utils.config import results_dir
 from esr_utils.corrections import TrainingExample, unsteered_answers
 from esr_utils.detection import Detection
@@ -94,7 +95,7 @@ def measure() -> Run:
     )
     run_trials(engine, run, plans, base.sampling)
     judge_trials(source.judges[JUDGE], run, plans)
-    own = judged_frame(plans, run.trials(), run.judgements(JUDGE))
+    own = judged_frame(plans, trial_columns(run), verdict_columns(run, JUDGE))
     its_base = base.trials().query("level in @LEVELS")
     run.table("trials", pd.concat([its_base, own], ignore_index=True).drop(columns=["response"]))
 

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from esr_utils import frames, prefixes
+from esr_utils import prefixes
 from esr_utils.detection import Detection, committed_detection
 from esr_utils.judging import Attempt, Verdict
 from esr_utils.prefixes import ARMS, FIT, STEERED, UNSTEERED, continuation_span
@@ -241,7 +241,7 @@ class Following(Study):
     def arms(self) -> pd.DataFrame:
         """One line a planned trial of sustained resistance, with its ``arm``; the continuation is its one attempt."""
         plans = self.arm_plan()
-        frame = frames.judged_frame(plans, self.run.trials(), self.run.judgements(CONTINUATIONS))
+        frame = self.judged(plans, judge=CONTINUATIONS)
         return frame.assign(arm=frame["condition"])
 
 

@@ -1,54 +1,64 @@
 """Records as frames: one line a planned trial, or one an attempt. No model, no judge, no statistics."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import fields
 
 import pandas as pd
 
-from esr_utils.judging import Verdict
-from esr_utils.records import Judgement, PlannedTrial, Trial
+from esr_utils.records import PlannedTrial
 
 PLAN = tuple(field.name for field in fields(PlannedTrial))
 MEASURES = ("n_attempts", "first_score", "last_score", "gain", "is_multi", "is_improved", "recovery")
 COLUMNS = ("trial_id", *PLAN, "seed", "response", "n_tokens", "stop_reason", "status", *MEASURES)
 TEXTS = dict.fromkeys(("trial_id", "response", "stop_reason", "status"), "str")  # also where there are none
-DTYPES = {"n_attempts": "int64", "is_multi": bool, "is_improved": bool}
+DTYPES = {"seed": "int64", "n_tokens": "int64", "n_attempts": "int64", "is_multi": bool, "is_improved": bool}
 
 
-def judged_frame(
-    plans: Sequence[PlannedTrial], trials: Mapping[str, Trial], judgements: Mapping[tuple[str, int], Judgement]
-) -> pd.DataFrame:
+def judged_frame(plans: Sequence[PlannedTrial], trials: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """One line a planned trial, in the order of the plan, lost ones included.
 
     Columns: ``trial_id``, the fields of the plan, ``seed``, ``response``, ``n_tokens``, ``stop_reason``; ``status``
     (``judged``, or what became of it: ``missing``, ``overflow``, ``unjudged``, ``empty``, ``no_attempt``, ``unparsed``
-    or ``failed``); and those of ``measures``. Scores are NaN where there are none.
+    or ``failed``); and those of ``score_measures``. Scores are NaN where there are none.
+
+    Args:
+        trials: as ``columns.trial_columns`` makes it.
+        verdicts: as ``columns.verdict_columns`` makes it.
     """
-    lines = []
-    for plan in plans:
-        trial, judgement = trials.get(plan.id), judgements.get((plan.id, 0))
-        verdict = judgement.verdict if judgement else None
-        status = _status(trial, verdict)
-        outcome = {"response": "", "n_tokens": 0, "stop_reason": ""}
-        if trial:
-            outcome = {"response": trial.response, "n_tokens": trial.n_tokens, "stop_reason": trial.stop_reason}
-        scored = measures(verdict if status == "judged" else None)
-        lines.append({"trial_id": plan.id, **asdict(plan), "seed": plan.seed, **outcome, "status": status, **scored})
-    return pd.DataFrame(lines)
+    planned = pd.DataFrame({name: [getattr(plan, name) for plan in plans] for name in PLAN})
+    frame = planned.merge(trials, on=list(PLAN), how="left", validate="many_to_one")
+    is_missing = frame["trial_id"].isna()
+    if is_missing.any():
+        lost = [plan for plan, missing in zip(plans, is_missing, strict=True) if missing]
+        frame["trial_id"] = frame["trial_id"].astype("str")  # also where none is known
+        frame.loc[is_missing, "trial_id"] = [plan.id for plan in lost]
+        frame.loc[is_missing, "seed"] = [plan.seed for plan in lost]
+    return made_frame(frame, verdicts)
 
 
-def _status(trial: Trial | None, verdict: Verdict | None) -> str:
-    if trial is None:
-        return "missing"
-    if trial.status != "done":
-        return trial.status
-    return verdict.status if verdict else "unjudged"
+def made_frame(trials: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """As ``judged_frame``, of the trials that were made, whatever was planned."""
+    frame = trials.merge(_measured(verdicts), on="trial_id", how="left", validate="many_to_one").astype(TEXTS)
+    is_missing = frame["response"].isna()
+    frame["status"] = frame["status"].fillna("unjudged")
+    frame.loc[frame["stop_reason"] == "overflow", "status"] = "overflow"
+    frame.loc[is_missing, "status"] = "missing"
+    frame = frame.fillna({"response": "", "n_tokens": 0, "stop_reason": ""})
+    _forget_scores(frame, frame["status"] != "judged")
+    return frame.astype(DTYPES)[[*COLUMNS]]
 
 
-def measures(verdict: Verdict | None) -> dict[str, float | int | bool]:
-    """What is counted of one verdict: what ``score_measures`` gives, and its ``recovery``."""
-    scores = [attempt.score for attempt in verdict.attempts] if verdict else []
-    return score_measures(scores, recovery=verdict.recovery if verdict else None)
+def _measured(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """What is counted of each verdict, see ``score_measures``."""
+    first, last, is_multi = verdicts["first_score"], verdicts["last_score"], verdicts["n_attempts"] >= 2
+    gain = (last - first).where(is_multi)
+    return verdicts.assign(gain=gain, is_multi=is_multi, is_improved=is_multi & (last > first))
+
+
+def _forget_scores(frame: pd.DataFrame, where: pd.Series) -> None:
+    frame.loc[where, ["first_score", "last_score", "gain", "recovery"]] = float("nan")
+    frame.loc[where, "n_attempts"] = 0
+    frame.loc[where, ["is_multi", "is_improved"]] = False
 
 
 def score_measures(scores: Sequence[float], *, recovery: float | None = None) -> dict[str, float | int | bool]:
@@ -70,54 +80,15 @@ def score_measures(scores: Sequence[float], *, recovery: float | None = None) ->
     }
 
 
-def joined_frame(plans: Sequence[PlannedTrial], trials: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """As ``judged_frame``, from ``columns.trial_columns`` and ``columns.verdict_columns``: fast for a million lines."""
-    planned = pd.DataFrame({name: [getattr(plan, name) for plan in plans] for name in PLAN})
-    frame = planned.merge(trials, on=list(PLAN), how="left", validate="many_to_one")
-    frame = frame.merge(_measured(verdicts), on="trial_id", how="left", validate="many_to_one")
-    is_missing = frame["trial_id"].isna()
-    lost = [plan for plan, missing in zip(plans, is_missing, strict=True) if missing]
-    frame = frame.astype(TEXTS)
-    if lost:
-        frame.loc[is_missing, "trial_id"] = [plan.id for plan in lost]
-        frame.loc[is_missing, "seed"] = [plan.seed for plan in lost]
-    frame["status"] = frame["status"].fillna("unjudged")
-    frame.loc[frame["stop_reason"] == "overflow", "status"] = "overflow"
-    frame.loc[is_missing, "status"] = "missing"
-    frame = frame.fillna({"response": "", "n_tokens": 0, "stop_reason": ""})
-    _forget_scores(frame, frame["status"] != "judged")
-    return frame.astype({"seed": "int64", "n_tokens": "int64"} | DTYPES)[[*COLUMNS]]
+def attempt_frame(trials: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
+    """One line an attempt: trial_id, index (from 0), start, end, score, text.
 
-
-def _measured(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """What is counted of each verdict, see ``score_measures``."""
-    first, last, is_multi = verdicts["first_score"], verdicts["last_score"], verdicts["n_attempts"] >= 2
-    gain = (last - first).where(is_multi)
-    return verdicts.assign(gain=gain, is_multi=is_multi, is_improved=is_multi & (last > first))
-
-
-def _forget_scores(frame: pd.DataFrame, where: pd.Series) -> None:
-    frame.loc[where, ["first_score", "last_score", "gain", "recovery"]] = float("nan")
-    frame.loc[where, "n_attempts"] = 0
-    frame.loc[where, ["is_multi", "is_improved"]] = False
-
-
-def attempt_frame(trials: Mapping[str, Trial], judgements: Mapping[tuple[str, int], Judgement]) -> pd.DataFrame:
-    """One line an attempt: trial_id, index (from 0), start, end, score, text."""
-    lines = [
-        {"trial_id": trial_id, "index": i, **asdict(attempt)}
-        | {"text": trials[trial_id].response[attempt.start : attempt.end]}
-        for (trial_id, repeat), judgement in judgements.items()
-        if repeat == 0 and trial_id in trials
-        for i, attempt in enumerate(judgement.verdict.attempts)
-    ]
-    return pd.DataFrame(lines, columns=["trial_id", "index", "start", "end", "score", "text"])
-
-
-def joined_attempts(trials: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
-    """As ``attempt_frame``, from ``columns.trial_columns`` and ``columns.attempt_columns``."""
-    responses = trials.set_index("trial_id")["response"]
-    mine = attempts[attempts["trial_id"].isin(responses.index)].reset_index(drop=True)
-    spans = zip(responses.loc[mine["trial_id"]], mine["start"], mine["end"], strict=True)
+    Args:
+        trials: as ``columns.trial_columns`` makes it.
+        attempts: as ``columns.attempt_columns`` makes it; those of other trials are left out.
+    """
+    at = pd.Index(trials["trial_id"]).get_indexer(attempts["trial_id"])
+    mine = attempts[at >= 0].reset_index(drop=True)
+    spans = zip(trials["response"].iloc[at[at >= 0]], mine["start"], mine["end"], strict=True)
     text = pd.Series([response[start:end] for response, start, end in spans], dtype="str")
     return mine.assign(text=text)[["trial_id", "index", "start", "end", "score", "text"]]

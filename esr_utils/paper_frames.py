@@ -26,7 +26,6 @@ from esr_utils.beside import (
 )
 from esr_utils.claim_pairs import judged
 from esr_utils.config import results_dir
-from esr_utils.frames import attempt_frame
 from esr_utils.published import MAIN_RATES, RECOVERY_BY_SHARE, SELF_MONITOR, main_rates
 from esr_utils.result_tables import told
 
@@ -80,10 +79,7 @@ def _gains(folder: Path) -> pd.Series:
     """Last less first score of every trial with several attempts at the calibrated strength."""
     if not (folder / "trials.jsonl").is_file():
         raise FileNotFoundError(f"there are no trials in {told(folder)}; restore it with git or run notebook 02.")
-    every, judgements = judged(folder)
-    trials = {key: trial for key, trial in every.items() if trial.plan.level == 1.0}
-    scores = attempt_frame(trials, judgements).groupby("trial_id")["score"]
-    return (scores.last() - scores.first())[scores.size() > 1]
+    return judged(folder).query("level == 1.0 and is_multi")["gain"]
 
 
 def fig3() -> pd.DataFrame:

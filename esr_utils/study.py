@@ -131,11 +131,11 @@ class Study:
 
     def judged(self, plans: Sequence[PlannedTrial], *, judge: str = JUDGE) -> pd.DataFrame:
         """One line a planned trial, as ``frames.judged_frame`` makes it."""
-        return frames.joined_frame(plans, trial_columns(self.run), verdict_columns(self.run, judge))
+        return frames.judged_frame(plans, trial_columns(self.run), verdict_columns(self.run, judge))
 
     def attempts(self) -> pd.DataFrame:
         """One line an attempt, as ``frames.attempt_frame`` makes it."""
-        return frames.joined_attempts(trial_columns(self.run), attempt_columns(self.run, JUDGE))
+        return frames.attempt_frame(trial_columns(self.run), attempt_columns(self.run, JUDGE))
 
 
 def load_engine(subject: str) -> Engine:

@@ -37,6 +37,7 @@ import pandas as pd
 from IPython.display import Image, display
 
 from esr_utils import embedded_corrector, frames, inducing_tables, metrics, nulls, plots, power, summaries
+from esr_utils.columns import attempt_columns, trial_columns
 from esr_utils.config import results_dir
 from esr_utils.inducing import Arm, FineTuning
 from esr_utils.published import cite
@@ -160,7 +161,7 @@ chosen.round(3)
 
 # %%
 run = embedded_corrector.open_corrector_run()
-attempts = frames.attempt_frame(run.trials(), run.judgements("offline"))
+attempts = frames.attempt_frame(trial_columns(run), attempt_columns(run, "offline"))
 level = attempts["trial_id"].map(both.set_index("trial_id")["level"])
 parts = [nulls.order_null(part).assign(level=value) for value, part in attempts.groupby(level)]
 pd.concat(parts)[["level", "quantity", "observed", "null_low", "null_high", "p", "n"]].round(3)
@@ -182,11 +183,11 @@ multi = both[both["is_multi"] & (both["subject"] == embedded_corrector.CORRECTOR
 steered, unsteered = multi[multi["level"] > 0], multi[multi["level"] == 0]
 shown = pd.concat([steered.tail(3).assign(what="recovery"), steered.head(3).assign(what="failure")])
 shown = pd.concat([shown, unsteered.head(3).assign(what="false alarm")])
-responses = run.trials()
+responses = trial_columns(run).set_index("trial_id")["response"]
 for trial in shown.itertuples():
     scores = ", ".join(f"{score:.0f}" for score in attempts.loc[attempts["trial_id"] == trial.trial_id, "score"])
     print(f"=== {trial.what}: {trial.question}  (latent {trial.latent}, level {trial.level:g}, scores {scores})")
-    print(responses[trial.trial_id].response, end="\n\n")
+    print(responses[trial.trial_id], end="\n\n")
 
 # %% [markdown]
 # ## Paper and ours

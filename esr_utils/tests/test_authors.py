@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from esr_utils.authors import export_authors, import_authors
-from esr_utils.frames import attempt_frame, judged_frame
 from esr_utils.judging import Attempt, Verdict
 from esr_utils.metrics import check_trials, rates
 from esr_utils.records import Judgement, PlannedTrial, Trial
+from esr_utils.tests.test_frames import attempts_of, judged_of
 
 RESPONSE = "Ships need ballast. Wait, you asked about bread. Knead the dough for ten minutes."
 TWICE = [
@@ -136,7 +136,7 @@ def test_a_missing_file_is_told(tmp_path):
 
 
 @pytest.fixture
-def records() -> tuple[pd.DataFrame, pd.DataFrame]:
+def records(tmp_path) -> tuple[pd.DataFrame, pd.DataFrame]:
     common = {"subject": "m", "condition": "meta_prompted", "question": "How do you bake bread?"}
     plans = [
         PlannedTrial(**common, latent=latent, level=level, strength=round(level * 8.333, 4))
@@ -150,7 +150,7 @@ def records() -> tuple[pd.DataFrame, pd.DataFrame]:
     judgements = {
         (p.id, 0): Judgement(trial_id=p.id, verdict=verdicts[i % 3]) for i, p in enumerate(plans) if p is not plans[-1]
     }
-    return judged_frame(plans, made, judgements), attempt_frame(made, judgements)
+    return judged_of(tmp_path / "run", plans, made, judgements), attempts_of(tmp_path / "run", made, judgements)
 
 
 def test_what_is_exported_comes_back_with_the_same_counts(path, records):

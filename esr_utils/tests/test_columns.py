@@ -1,6 +1,7 @@
 """Frames from columns are those from records, whether read line by line or from the copy, and the copy follows."""
 
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -8,14 +9,16 @@ import pytest
 from esr_utils import bulk, columns
 from esr_utils.columns import attempt_columns, trial_columns, verdict_columns
 from esr_utils.config import results_dir
-from esr_utils.frames import attempt_frame, joined_attempts, joined_frame, judged_frame
+from esr_utils.frames import attempt_frame, judged_frame, made_frame, score_measures
 from esr_utils.journal import JournalError
+from esr_utils.judging import Verdict
 from esr_utils.records import Run
 from esr_utils.tests.large_runs import large_plan, write_run
 from esr_utils.tests.test_frames import one_of_each
 from esr_utils.tests.test_journal import DAMAGED
 from esr_utils.tests.test_records import a_trial
 
+OUTCOME = {"response": "", "n_tokens": 0, "stop_reason": ""}
 PLANS = large_plan(10_000)[:40]
 
 
@@ -26,7 +29,33 @@ def run(tmp_path, monkeypatch) -> Run:
 
 
 def frame(run: Run, plans=PLANS) -> pd.DataFrame:
-    return joined_frame(plans, trial_columns(run), verdict_columns(run, "offline"))
+    return judged_frame(plans, trial_columns(run), verdict_columns(run, "offline"))
+
+
+def judged_by_records(plans, trials, judgements) -> pd.DataFrame:
+    """What ``judged_frame`` is to give, one record at a time."""
+    lines = []
+    for plan in plans:
+        trial, judgement = trials.get(plan.id), judgements.get((plan.id, 0))
+        status = judgement.verdict.status if judgement else "unjudged"
+        status = "missing" if trial is None else status if trial.status == "done" else trial.status
+        verdict = judgement.verdict if status == "judged" else Verdict(status="empty")
+        outcome = {name: getattr(trial, name) for name in OUTCOME} if trial else OUTCOME
+        line = {"trial_id": plan.id, **asdict(plan), "seed": plan.seed, **outcome, "status": status}
+        scores = [attempt.score for attempt in verdict.attempts]
+        lines.append(line | score_measures(scores, recovery=verdict.recovery))
+    return pd.DataFrame(lines)
+
+
+def attempts_by_records(trials, judgements) -> pd.DataFrame:
+    """What ``attempt_frame`` is to give, one record at a time."""
+    return pd.DataFrame(
+        {"trial_id": trial_id, "index": i, **asdict(attempt)}
+        | {"text": trials[trial_id].response[attempt.start : attempt.end]}
+        for (trial_id, repeat), judgement in judgements.items()
+        if repeat == 0 and trial_id in trials
+        for i, attempt in enumerate(judgement.verdict.attempts)
+    )
 
 
 @pytest.mark.parametrize("name", ["esr_detection", "ablation"])
@@ -35,9 +64,15 @@ def test_committed_results_give_the_same_frames_either_way(name):
     trials, judgements = run.trials(), run.judgements("offline")
     plans = [trial.plan for trial in trials.values()][::-1]
     plans += [replace(plan, latent=99_999) for plan in plans[:3]]
-    pd.testing.assert_frame_equal(frame(run, plans), judged_frame(plans, trials, judgements), check_exact=True)
-    attempts = joined_attempts(trial_columns(run), attempt_columns(run, "offline"))
-    pd.testing.assert_frame_equal(attempts, attempt_frame(trials, judgements), check_exact=True)
+    pd.testing.assert_frame_equal(frame(run, plans), judged_by_records(plans, trials, judgements), check_exact=True)
+    attempts = attempt_frame(trial_columns(run), attempt_columns(run, "offline"))
+    pd.testing.assert_frame_equal(attempts, attempts_by_records(trials, judgements), check_exact=True)
+
+
+def test_made_trials_are_the_planned_ones_that_are_there(run):
+    every = made_frame(trial_columns(run), verdict_columns(run, "offline"))
+    plans = [*PLANS, replace(PLANS[0], latent=99_999)]
+    pd.testing.assert_frame_equal(every, frame(run, plans).query("status != 'missing'"), check_exact=True)
 
 
 def test_lost_trials_of_every_kind_are_the_same_either_way(tmp_path):
@@ -45,13 +80,13 @@ def test_lost_trials_of_every_kind_are_the_same_either_way(tmp_path):
     run = Run(folder=tmp_path)
     run.add_trials(trials.values())
     run.add_judgements("offline", judgements.values())
-    pd.testing.assert_frame_equal(frame(run, plans), judged_frame(plans, trials, judgements), check_exact=True)
+    pd.testing.assert_frame_equal(frame(run, plans), judged_by_records(plans, trials, judgements), check_exact=True)
 
 
 def test_an_empty_run_is_a_frame_of_missing_trials(tmp_path):
     run = Run(folder=tmp_path)
-    pd.testing.assert_frame_equal(frame(run), judged_frame(PLANS, {}, {}), check_exact=True)
-    assert joined_attempts(trial_columns(run), attempt_columns(run, "offline")).empty
+    pd.testing.assert_frame_equal(frame(run), judged_by_records(PLANS, {}, {}), check_exact=True)
+    assert attempt_frame(trial_columns(run), attempt_columns(run, "offline")).empty
 
 
 def test_a_large_folder_is_read_once_and_then_from_the_copy(run, monkeypatch):
@@ -59,7 +94,8 @@ def test_a_large_folder_is_read_once_and_then_from_the_copy(run, monkeypatch):
     monkeypatch.setattr(columns, "_trials", lambda run: pytest.fail("read again"))
     monkeypatch.setattr(columns, "_judgements", lambda run, judge: pytest.fail("read again"))
     pd.testing.assert_frame_equal(frame(run), first, check_exact=True)
-    pd.testing.assert_frame_equal(first, judged_frame(PLANS, run.trials(), run.judgements("offline")), check_exact=True)
+    expected = judged_by_records(PLANS, run.trials(), run.judgements("offline"))
+    pd.testing.assert_frame_equal(first, expected, check_exact=True)
 
 
 def test_a_copy_is_made_anew_when_the_journal_grows(run):
@@ -151,3 +187,12 @@ def test_a_record_without_a_value_is_told(run, change):
     told = f"records of run/trials.jsonl have no value for {name}; restore the file, or delete it"
     with pytest.raises(ValueError, match=told):
         trial_columns(run)
+
+
+@pytest.mark.parametrize(("field", "most"), [("score", 100), ("recovery", 10)])
+@pytest.mark.parametrize("number", ["-1", "500", "NaN"])
+def test_numbers_that_are_no_scores_are_told(run, field, most, number):
+    path = run.folder / "judgements.offline.jsonl"
+    path.write_text(re.sub(rf'"{field}": [0-9.]+', f'"{field}": {number}', path.read_text(), count=1))
+    with pytest.raises(ValueError, match=rf"1 numbers in run/judgements.offline.jsonl are not scores from 0 to {most}"):
+        verdict_columns(run, "offline")

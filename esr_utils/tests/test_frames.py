@@ -1,14 +1,17 @@
 """Frames tell of every planned trial what became of it, and of every attempt what it says."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from esr_utils.frames import attempt_frame, judged_frame, measures
+from esr_utils.columns import attempt_columns, trial_columns, verdict_columns
+from esr_utils.frames import attempt_frame, judged_frame, score_measures
 from esr_utils.judging import Attempt, Verdict
 from esr_utils.metrics import LOST, flow
-from esr_utils.records import Judgement, PlannedTrial, Trial
+from esr_utils.records import Judgement, PlannedTrial, Run, Trial
 
 PLAN = PlannedTrial(subject="s", condition="steered", question="Why?", latent=3, level=1.0, strength=65.0)
 RESPONSE = "Cats purr. ☕ Wait, no. Bees hum."
@@ -43,30 +46,48 @@ def one_of_each() -> tuple[list, dict, dict]:
     return PLANS, trials, judged(verdict(10.0, 90.0), verdict(50.0), *lost)
 
 
-def test_every_planned_trial_has_a_line_that_says_what_became_of_it():
-    frame = judged_frame(*one_of_each())
+def judged_of(folder: Path, plans, trials, judgements) -> pd.DataFrame:
+    """The judged frame of records, by way of a run folder."""
+    run = written(folder, trials, judgements)
+    return judged_frame(plans, trial_columns(run), verdict_columns(run, "offline"))
+
+
+def attempts_of(folder: Path, trials, judgements) -> pd.DataFrame:
+    run = written(folder, trials, judgements)
+    return attempt_frame(trial_columns(run), attempt_columns(run, "offline"))
+
+
+def written(folder: Path, trials, judgements) -> Run:
+    run = Run(folder=folder)
+    run.add_trials(trials.values())
+    run.add_judgements("offline", judgements.values())
+    return run
+
+
+def test_every_planned_trial_has_a_line_that_says_what_became_of_it(tmp_path):
+    frame = judged_of(tmp_path, *one_of_each())
     assert frame["status"].tolist() == list(FATES)
     assert frame["trial_id"].tolist() == [plan.id for plan in PLANS]
     assert set(FATES) - {"judged"} == set(LOST)
 
 
-def test_counts_of_what_became_of_trials_add_up():
-    (line,) = flow(judged_frame(*one_of_each()), ["level"]).to_dict("records")
+def test_counts_of_what_became_of_trials_add_up(tmp_path):
+    (line,) = flow(judged_of(tmp_path, *one_of_each()), ["level"]).to_dict("records")
     assert line["planned"] == sum(line[status] for status in {*LOST, "judged"}) == len(PLANS)
     assert {status: line[status] for status in LOST} == dict.fromkeys(LOST, 1)
     assert (line["generated"], line["judged"]) == (8, 2)
 
 
-def test_lost_trials_have_no_scores_and_count_as_nothing():
-    frame = judged_frame(*one_of_each())
+def test_lost_trials_have_no_scores_and_count_as_nothing(tmp_path):
+    frame = judged_of(tmp_path, *one_of_each())
     lost = frame[frame["status"] != "judged"]
     assert lost[list(SCORES)].isna().all(axis=None)
     assert lost["n_attempts"].tolist() == [0] * 7
     assert not lost[["is_multi", "is_improved"]].any(axis=None)
 
 
-def test_a_line_repeats_its_plan_and_its_response():
-    frame = judged_frame(*one_of_each())
+def test_a_line_repeats_its_plan_and_its_response(tmp_path):
+    frame = judged_of(tmp_path, *one_of_each())
     for i, line in enumerate(frame.to_dict("records")):
         assert {name: line[name] for name in asdict(PLAN)} == asdict(PLANS[i])
         assert line["seed"] == PLANS[i].seed
@@ -75,21 +96,24 @@ def test_a_line_repeats_its_plan_and_its_response():
     assert frame["stop_reason"].tolist() == ["stop"] * 7 + ["overflow", ""]
 
 
-def test_an_overflow_stays_one_whatever_a_judge_says_of_it():
+def test_an_overflow_stays_one_whatever_a_judge_says_of_it(tmp_path):
     plan = PLANS[0]
-    frame = judged_frame([plan], {plan.id: trial(plan, stop_reason="overflow")}, judged(verdict(10.0, 90.0)))
+    frame = judged_of(tmp_path, [plan], {plan.id: trial(plan, stop_reason="overflow")}, judged(verdict(10.0, 90.0)))
     assert frame["status"].tolist() == ["overflow"]
     assert frame["n_attempts"].tolist() == [0]
 
 
-def test_trials_and_judgements_outside_the_plan_are_not_counted():
+def test_trials_and_judgements_outside_the_plan_are_not_counted(tmp_path):
     plans, trials, judgements = one_of_each()
-    assert judged_frame(plans[:2], trials, judgements).equals(judged_frame(*one_of_each()).iloc[:2])
+    every = judged_of(tmp_path, plans, trials, judgements)
+    assert judged_of(tmp_path, plans[:2], trials, judgements).equals(every.iloc[:2])
 
 
-def test_a_second_grading_counts_neither_in_place_of_the_first_nor_beside_it():
+def test_a_second_grading_counts_neither_in_place_of_the_first_nor_beside_it(tmp_path):
     trials = {plan.id: trial(plan) for plan in PLANS[:2]}
-    frame = judged_frame(PLANS[:2], trials, judged(verdict(10.0)) | judged(verdict(70.0), verdict(80.0), repeat=1))
+    frame = judged_of(
+        tmp_path, PLANS[:2], trials, judged(verdict(10.0)) | judged(verdict(70.0), verdict(80.0), repeat=1)
+    )
     assert frame["status"].tolist() == ["judged", "unjudged"]
     assert frame["first_score"].tolist()[0] == 10.0
 
@@ -107,28 +131,36 @@ MEASURED = {
 }
 
 
+def measured(folder: Path, given: Verdict | None) -> dict:
+    """The line of a trial with this verdict."""
+    plan = PLANS[0]
+    frame = judged_of(folder, [plan], {plan.id: trial(plan)}, judged(given) if given else {})
+    return frame.to_dict("records")[0]
+
+
 @pytest.mark.parametrize(("given", "expected"), MEASURED.values(), ids=MEASURED.keys())
-def test_measures_of_hand_made_verdicts(given, expected):
-    found = measures(given)
+def test_measures_of_hand_made_verdicts(tmp_path, given, expected):
     names = ("n_attempts", "first_score", "last_score", "gain", "is_multi", "is_improved")
-    for name, value in zip(names, expected, strict=True):
-        assert found[name] == value or np.isnan([found[name], value]).all(), name
+    scores = [attempt.score for attempt in given.attempts] if given else []
+    for found in (measured(tmp_path, given), score_measures(scores)):
+        for name, value in zip(names, expected, strict=True):
+            assert found[name] == value or np.isnan([found[name], value]).all(), name
 
 
 @pytest.mark.parametrize(("given", "expected"), [(0.0, 0.0), (7.5, 7.5)])
-def test_recovery_is_what_the_judge_says(given, expected):
-    assert measures(verdict(50.0, recovery=given))["recovery"] == expected
+def test_recovery_is_what_the_judge_says(tmp_path, given, expected):
+    assert measured(tmp_path, verdict(50.0, recovery=given))["recovery"] == expected
 
 
-def test_recovery_that_a_judge_does_not_rate_is_unknown_and_not_zero():
-    assert np.isnan(measures(verdict(50.0))["recovery"])
+def test_recovery_that_a_judge_does_not_rate_is_unknown_and_not_zero(tmp_path):
+    assert np.isnan(measured(tmp_path, verdict(50.0))["recovery"])
 
 
-def test_attempts_say_where_they_stand_and_what_they_hold():
+def test_attempts_say_where_they_stand_and_what_they_hold(tmp_path):
     second = RESPONSE.index("Bees")
     attempts = (Attempt(start=0, end=12, score=5.0), Attempt(start=second, end=len(RESPONSE), score=75.0))
     trials = {plan.id: trial(plan) for plan in PLANS[:2]}
-    frame = attempt_frame(trials, judged(Verdict(status="judged", attempts=attempts), Verdict(status="empty")))
+    frame = attempts_of(tmp_path, trials, judged(Verdict(status="judged", attempts=attempts), Verdict(status="empty")))
     assert frame.to_dict("list") == {
         "trial_id": [PLANS[0].id] * 2,
         "index": [0, 1],
@@ -139,11 +171,13 @@ def test_attempts_say_where_they_stand_and_what_they_hold():
     }
 
 
-def test_attempts_of_other_gradings_and_of_unknown_trials_are_left_out():
+def test_attempts_of_other_gradings_and_of_unknown_trials_are_left_out(tmp_path):
     trials = {PLANS[1].id: trial(PLANS[1])}
-    frame = attempt_frame(trials, judged(verdict(10.0), verdict(20.0)) | judged(verdict(1.0), verdict(2.0), repeat=1))
+    frame = attempts_of(
+        tmp_path, trials, judged(verdict(10.0), verdict(20.0)) | judged(verdict(1.0), verdict(2.0), repeat=1)
+    )
     assert frame["score"].tolist() == [20.0]
 
 
-def test_no_attempts_make_a_frame_with_its_columns():
-    assert attempt_frame({}, {}).columns.tolist() == ["trial_id", "index", "start", "end", "score", "text"]
+def test_no_attempts_make_a_frame_with_its_columns(tmp_path):
+    assert attempts_of(tmp_path, {}, {}).columns.tolist() == ["trial_id", "index", "start", "end", "score", "text"]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from esr_utils import trials
+from esr_utils.columns import trial_columns, verdict_columns
 from esr_utils.engines.base import Response
 from esr_utils.engines.hf import HFEngine
 from esr_utils.frames import judged_frame
@@ -88,6 +89,10 @@ def made(folder: Path, plans: Sequence[PlannedTrial], *, overflowing: Sequence[i
     run = Run(folder=folder)
     run_trials(Answering(overflowing=overflowing), run, plans, SAMPLING)
     return run
+
+
+def frame_of(run: Run, plans: Sequence[PlannedTrial]) -> pd.DataFrame:
+    return judged_frame(plans, trial_columns(run), verdict_columns(run, "company"))
 
 
 def responses(kept: dict[str, Trial]) -> dict[str, str]:
@@ -234,7 +239,7 @@ def test_failed_verdicts_leave_no_record_and_are_asked_again_while_all_else_stay
     first = run.judgements("company")
     assert {trial_id for trial_id, _ in first} == {plan.id for plan in plans[:3] + plans[5:]}
     assert not is_judged(run, "company", plans)
-    assert judged_frame(plans, run.trials(), first)["status"].tolist()[2:6] == [
+    assert frame_of(run, plans)["status"].tolist()[2:6] == [
         "judged",
         "unjudged",
         "unjudged",
@@ -265,7 +270,7 @@ def test_each_way_of_being_lost_is_counted_and_the_counts_add_up(tmp_path):
     lost = dict(zip(judgeable, ["empty", "no_attempt", "unparsed", "failed"], strict=False))
     statuses = {run.trials()[plan.id].response: status for plan, status in lost.items()}
     judge_trials(Company(statuses=statuses), run, plans)
-    frame = judged_frame(plans, run.trials(), run.judgements("company"))
+    frame = frame_of(run, plans)
     (line,) = flow(frame, []).to_dict("records")
     n_judged = len(judgeable) - len(lost)
     expected = {"missing": 1, "overflow": n_overflow, "unjudged": 1, "empty": 1, "no_attempt": 1, "unparsed": 1}
@@ -308,7 +313,7 @@ def test_judged_means_what_the_frame_calls_judged(tmp_path):
     plans = a_plan()
     run = made(tmp_path, plans)
     judge_trials(Company(), run, plans, repeat=1)
-    is_in_frame = (judged_frame(plans, run.trials(), run.judgements("company"))["status"] == "judged").all()
+    is_in_frame = (frame_of(run, plans)["status"] == "judged").all()
     assert is_judged(run, "company", plans) == is_in_frame
 
 
