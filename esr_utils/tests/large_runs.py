@@ -4,7 +4,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +14,47 @@ from esr_utils.columns import attempt_columns, trial_columns, verdict_columns
 from esr_utils.records import PlannedTrial, Run
 from esr_utils.trials import plan_trials
 
+SUBJECT = "llama-3.3-70b"  # by name alone; nothing of it is in these texts
 N_LATENTS, N_QUESTIONS = 1000, 5
+STRENGTHS = {latent: 40 + latent / 100 for latent in range(N_LATENTS)}
 WORDS = ["bees", "find", "home", "by", "the", "sun", "and", "dance", "for", "others", "while", "rain", "keeps", "them"]
 
 
 def large_plan(n_trials: int) -> list[PlannedTrial]:
     """1,000 latents x 5 questions at two levels, in as many repeats as ``n_trials`` takes."""
-    strengths = {latent: 40 + latent / 100 for latent in range(N_LATENTS)}
     questions = [f"What is there to know about number {i} of the many things that one may ask?" for i in range(38)]
     n_repeats = n_trials // (N_LATENTS * N_QUESTIONS * 2)
     counts = {"questions": questions, "n_questions": N_QUESTIONS, "levels": (0.0, 1.0), "n_repeats": n_repeats}
-    return plan_trials("made-up", strengths, **counts)
+    return plan_trials(SUBJECT, STRENGTHS, **counts)
 
 
 def write_run(folder: Path, plans: Sequence[PlannedTrial]) -> Run:
     """A whole run of made-up responses of about 400 characters and one or two scores each."""
-    rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    responses = [" ".join(rng.choice(WORDS, 85)) for _ in range(1000)]
     with (folder / "trials.jsonl").open("w") as trials, (folder / "judgements.offline.jsonl").open("w") as judgements:
-        for plan in plans:
-            response = responses[rng.integers(len(responses))]
-            outcome = {"response": response, "n_tokens": 128, "stop_reason": "length"}
-            trials.write(json.dumps({"id": plan.id, **vars(plan), **outcome}) + "\n")
-            judgements.write(json.dumps(_judgement(plan, response, rng)) + "\n")
+        trials.writelines(trial_lines(plans))
+        judgements.writelines(judged_lines(plans))
     return Run(folder=folder)
+
+
+def trial_lines(plans: Sequence[PlannedTrial]) -> Iterator[str]:
+    for plan, response in responses(plans):
+        outcome = {"response": response, "n_tokens": 128, "stop_reason": "length"}
+        yield json.dumps({"id": plan.id, **vars(plan), **outcome}) + "\n"
+
+
+def judged_lines(plans: Sequence[PlannedTrial]) -> Iterator[str]:
+    rng = np.random.default_rng(1)
+    for plan, response in responses(plans):
+        yield json.dumps(_judgement(plan, response, rng)) + "\n"
+
+
+def responses(plans: Sequence[PlannedTrial]) -> Iterator[tuple[PlannedTrial, str]]:
+    """Every plan with one of a thousand texts, the same whenever asked."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 85)) for _ in range(1000)]
+    for plan in plans:
+        yield plan, texts[plan.seed % len(texts)]
 
 
 def _judgement(plan: PlannedTrial, response: str, rng: np.random.Generator) -> dict:
