@@ -5,6 +5,7 @@ into FOLDER.
 """
 
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from IPython.utils.capture import capture_output
 
 from esr_utils.config import ROOT
 from esr_utils.detection import Detection
+from esr_utils.plots import committed_folder
 from esr_utils.records import PlannedTrial, Run
 from esr_utils.scales import DETECTION
 from esr_utils.study import SECOND_JUDGE
@@ -68,6 +70,7 @@ class LargeDetection(Detection):
         path = self.folder / f"judgements.{SECOND_JUDGE}.jsonl"
         if not path.exists():
             path.write_text("".join(judged_lines(self._compared(self.plan()))))
+        shutil.copy(committed_folder("detection_coverage") / "coverage.csv", self.folder)  # of simulated trials alone
 
 
 def cells() -> Iterator[tuple[str, str]]:
@@ -83,7 +86,8 @@ def cells() -> Iterator[tuple[str, str]]:
 
 
 def run_notebook(folder: Path, n_trials: int) -> pd.DataFrame:
-    """Run every cell; a line each: what it makes, seconds, peak_gib while it ran."""
+    """Run every cell; a line each: what it makes, seconds by the clock and of the processor, peak_gib
+    while it ran, characters shown."""
     made = partial(LargeDetection, folder=folder, n_trials=n_trials)
     made(SUBJECT, SCALE, DETECTION[SCALE]).write()
     n_repeats = n_trials // (len(STRENGTHS) * DETECTION[SCALE].n_questions * len(DETECTION[SCALE].levels))
@@ -96,12 +100,12 @@ def run_notebook(folder: Path, n_trials: int) -> pd.DataFrame:
     ):
         for name, source in cells():
             forget_peak()
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             with capture_output() as shown:
                 result = shell.run_cell(source)
             result.raise_error()
-            lines.append({"cell": name, "seconds": time.perf_counter() - begun, "peak_gib": peak_gib()})
-            lines[-1]["shown"] = len(shown.stdout)
+            took = {"seconds": time.perf_counter() - begun, "cpu_s": time.process_time() - used}
+            lines.append({"cell": name, **took, "peak_gib": peak_gib(), "n_shown": len(shown.stdout)})
     return pd.DataFrame(lines)
 
 
@@ -118,7 +122,8 @@ def peak_gib() -> float:
 def main(folder: Path, n_trials: int) -> None:
     table = run_notebook(folder, n_trials)
     sys.stdout.write(table.round(2).to_string(index=False) + "\n")
-    sys.stdout.write(f"{table['seconds'].sum():.0f} s, peak {table['peak_gib'].max():.2f} GiB\n")
+    seconds, cpu_s, peak = table["seconds"].sum(), table["cpu_s"].sum(), table["peak_gib"].max()
+    sys.stdout.write(f"{seconds:.0f} s, {cpu_s:.0f} of the processor, peak {peak:.2f} GiB\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from esr_utils import frames, metrics
 from esr_utils.columns import attempt_columns, trial_columns, verdict_columns
 from esr_utils.records import PlannedTrial, Run
+from esr_utils.study import JUDGE
 from esr_utils.trials import plan_trials
 
 SUBJECT = "llama-3.3-70b"  # by name alone; nothing of it is in these texts
@@ -50,11 +52,11 @@ def judged_lines(plans: Sequence[PlannedTrial]) -> Iterator[str]:
 
 
 def responses(plans: Sequence[PlannedTrial]) -> Iterator[tuple[PlannedTrial, str]]:
-    """Every plan with one of a thousand texts, the same whenever asked."""
+    """Every plan with a text of its own, the same whenever asked."""
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, 85)) for _ in range(1000)]
     for plan in plans:
-        yield plan, texts[plan.seed % len(texts)]
+        yield plan, f"{plan.level:g} of {plan.seed}: {texts[plan.seed % len(texts)]}"
 
 
 def _judgement(plan: PlannedTrial, response: str, rng: np.random.Generator) -> dict:
@@ -67,26 +69,27 @@ def _judgement(plan: PlannedTrial, response: str, rng: np.random.Generator) -> d
 
 
 def main(folder: Path, n_trials: int) -> None:
-    plans, begun = large_plan(n_trials), time.perf_counter()
-    run = Run(folder=folder) if folder.exists() else write_run(folder, plans)
-    told("written", time.perf_counter() - begun)
-    begun = time.perf_counter()
-    trials, verdicts = trial_columns(run), verdict_columns(run, "offline")
-    told("columns", time.perf_counter() - begun)
-    begun = time.perf_counter()
-    frame = frames.judged_frame(plans, trials, verdicts)
-    told("judged frame", time.perf_counter() - begun)
-    begun = time.perf_counter()
-    attempts = frames.attempt_frame(trials, attempt_columns(run, "offline"))
-    told(f"{len(attempts)} attempts", time.perf_counter() - begun)
-    begun = time.perf_counter()
-    metrics.rates(frame, ["condition"])
-    told("rates", time.perf_counter() - begun)
+    plans = large_plan(n_trials)
+    with timed("written"):
+        run = Run(folder=folder) if folder.exists() else write_run(folder, plans)
+    with timed("columns"):
+        trials, verdicts, attempts = trial_columns(run), verdict_columns(run, JUDGE), attempt_columns(run, JUDGE)
+    with timed("judged frame"):
+        frame = frames.judged_frame(plans, trials, verdicts)
+    with timed(f"{len(attempts)} attempts"):
+        frames.attempt_frame(trials, attempts)
+    with timed("rates"):
+        metrics.rates(frame, ["condition"])
 
 
-def told(what: str, seconds: float) -> None:
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Tell how long it takes, by the clock and of the processor, and the peak of memory so far."""
+    begun, used = time.perf_counter(), time.process_time()
+    yield
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    sys.stdout.write(f"{what:<20}{seconds:7.1f} s, peak {peak:.2f} GiB\n")
+    sys.stdout.write(f"{what:<20}{seconds:7.1f} s, {cpu:.1f} of the processor, peak {peak:.2f} GiB\n")
 
 
 if __name__ == "__main__":
