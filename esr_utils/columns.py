@@ -57,6 +57,11 @@ def attempt_columns(run: Run, judge: str) -> pd.DataFrame:
     return _kept(run, f"attempts.{judge}", _judged_paths(run, judge), lambda: _attempts(_judgements(run, judge)))
 
 
+def state(run: Run, judge: str) -> str:
+    """What differs as soon as there are other trials or judgements."""
+    return _stamp(run, _judged_paths(run, judge))
+
+
 def _trial_paths(run: Run) -> list[Path]:
     return run.journal("trials").paths()
 
@@ -143,16 +148,21 @@ def _flat(judgements: pa.Table, name: str) -> np.ndarray:
 
 def _kept(run: Run, name: str, paths: Sequence[Path], make: Callable[[], pa.Table]) -> pd.DataFrame:
     """The table called ``name``: from its copy if that is of these journals as they are, else made."""
-    path = run.own / "cache" / f"{name}.parquet"
-    sources = [(str(p.relative_to(run.folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    stamp = json.dumps([FORM, *sources])
+    path, stamp = run.own / "cache" / f"{name}.parquet", _stamp(run, paths)
     if path.exists() and pq.read_schema(path).metadata.get(b"stamp") == stamp.encode():
         return pq.read_table(path).to_pandas()
     table = make()
-    if sum(size for _, size, _ in sources) > LARGE_BYTES:
+    if sum(source.stat().st_size for source in paths) > LARGE_BYTES:
         with suppress(OSError):  # no room, or not ours to write: it is read from the journals next time, too
             _write(table.replace_schema_metadata({"stamp": stamp}), path)
     return table.to_pandas()
+
+
+def _stamp(run: Run, paths: Sequence[Path]) -> str:
+    """What differs when one of the files does."""
+    return json.dumps(
+        [FORM, *((str(p.relative_to(run.folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths)]
+    )
 
 
 def _write(table: pa.Table, path: Path) -> None:

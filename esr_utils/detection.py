@@ -1,8 +1,9 @@
 """One subject measured from end to end: latents chosen, strengths calibrated, trials made and judged."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
@@ -125,17 +126,10 @@ class Detection(Study):
         every = self.latents().index.tolist()
         return self.shard.part(every) if self.shard else every
 
-    def plan(self) -> list[PlannedTrial]:
-        """Every trial of the run, all arms."""
-        return plan_trials(
-            self.subject,
-            self.calibration()["strength"].to_dict(),
-            questions=self.questions("evaluation"),
-            n_questions=self.scale.n_questions,
-            levels=self.scale.levels,
-            n_repeats=self.scale.n_repeats,
-            seed=self.scale.seed,
-        )
+    def plan(self) -> Sequence[PlannedTrial]:
+        """Every trial of the run, all arms; the same object as long as nothing that it depends on is another."""
+        strengths = tuple(self.calibration()["strength"].to_dict().items())
+        return _planned(self.subject, strengths, tuple(self.questions("evaluation")), self.scale)
 
     def measure(self) -> "Detection":
         """Calibrate, make and judge what is missing, and the placebo, which a shard leaves to who reads them all."""
@@ -194,7 +188,7 @@ class Detection(Study):
         length = trial_columns(self.run).set_index("trial_id")["response"].str.len()
         return (second / length[second.index]).sort_index().to_numpy(dtype=float)  # in no order of who came first
 
-    def _compared(self, plans: list[PlannedTrial]) -> list[PlannedTrial]:
+    def _compared(self, plans: Sequence[PlannedTrial]) -> list[PlannedTrial]:
         """Trials that both judges grade: drawn by seed, the same number at each level."""
         rng = np.random.default_rng(self.scale.seed)
         of_level = {level: [plan for plan in plans if plan.level == level] for level in self.scale.levels}
@@ -204,6 +198,14 @@ class Detection(Study):
             for part in of_level.values()
             for i in sorted(rng.choice(len(part), min(n, len(part)), replace=False))
         ]
+
+
+@lru_cache(maxsize=2)  # a million take seconds
+def _planned(
+    subject: str, strengths: tuple[tuple[int, float], ...], questions: tuple[str, ...], scale: DetectionScale
+) -> tuple[PlannedTrial, ...]:
+    counts = {name: getattr(scale, name) for name in ("n_questions", "levels", "n_repeats", "seed")}
+    return tuple(plan_trials(subject, dict(strengths), questions=questions, **counts))
 
 
 def committed_detection(subject: str, scale_name: str) -> Detection:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from esr_utils import frames
+from esr_utils import columns, frames
 from esr_utils.catalogue import PairEntry, find_entry
 from esr_utils.columns import attempt_columns, trial_columns, verdict_columns
 from esr_utils.config import results_dir
@@ -41,6 +41,7 @@ class Study:
     scale_name: str
     scale: Any
     shard: Shard | None = field(default=None, kw_only=True)
+    _kept: dict = field(default_factory=dict, init=False, repr=False)
 
     def sharded(self, part: str) -> "Study":
         """The same study, of which this process makes one part in so many, such as ``"2/4"``.
@@ -130,7 +131,19 @@ class Study:
         return self.judged(plans, judge=judge)["status"].isin(statuses).any().item()
 
     def judged(self, plans: Sequence[PlannedTrial], *, judge: str = JUDGE) -> pd.DataFrame:
-        """One line a planned trial, as ``frames.judged_frame`` makes it."""
+        """One line a planned trial, as ``frames.judged_frame`` makes it.
+
+        The last frame of the first judge is kept: a large one takes seconds to make, and a study asks for it often.
+        """
+        if judge != JUDGE or not isinstance(plans, tuple):  # a list may be another by now
+            return self._judged(plans, judge)
+        state = columns.state(self.run, judge)
+        if self._kept.get("plans") is not plans or self._kept["state"] != state:
+            self._kept.clear()  # before the next is made: two may be too large
+            self._kept.update(frame=self._judged(plans, judge), plans=plans, state=state)
+        return self._kept["frame"].copy(deep=False)
+
+    def _judged(self, plans: Sequence[PlannedTrial], judge: str) -> pd.DataFrame:
         return frames.judged_frame(plans, trial_columns(self.run), verdict_columns(self.run, judge))
 
     def attempts(self) -> pd.DataFrame:

@@ -24,10 +24,10 @@ from IPython.utils.capture import capture_output
 from esr_utils.config import ROOT
 from esr_utils.detection import Detection
 from esr_utils.plots import committed_folder
-from esr_utils.records import PlannedTrial, Run
+from esr_utils.records import Run
 from esr_utils.scales import DETECTION
 from esr_utils.study import SECOND_JUDGE
-from esr_utils.tests.large_runs import STRENGTHS, SUBJECT, judged_lines, large_plan, write_run
+from esr_utils.tests.large_runs import QUESTIONS, STRENGTHS, SUBJECT, judged_lines, write_run
 
 SCALE = "paper"
 PARAMETERS = f'PAIR, SCALE = "{SUBJECT}", "{SCALE}"'
@@ -39,7 +39,6 @@ class LargeDetection(Detection):
     """A detection whose calibrations, trials and judgements are made up; what is drawn from them is the kit's."""
 
     folder: Path = field(kw_only=True)
-    n_trials: int = field(kw_only=True)
 
     @cached_property
     def run(self) -> Run:
@@ -60,8 +59,8 @@ class LargeDetection(Detection):
         frame = frame.assign(**beliefs, **window, is_in_window=frame["verified_score"].between(20, 40))
         return frame.set_index("latent", drop=False)
 
-    def plan(self) -> list[PlannedTrial]:
-        return large_plan(self.n_trials)
+    def questions(self, split: str) -> list[str]:
+        return QUESTIONS
 
     def write(self) -> None:
         """Make up what the folder lacks."""
@@ -88,10 +87,10 @@ def cells() -> Iterator[tuple[str, str]]:
 def run_notebook(folder: Path, n_trials: int) -> pd.DataFrame:
     """Run every cell; a line each: what it makes, seconds by the clock and of the processor, peak_gib
     while it ran, characters shown."""
-    made = partial(LargeDetection, folder=folder, n_trials=n_trials)
-    made(SUBJECT, SCALE, DETECTION[SCALE]).write()
+    made = partial(LargeDetection, folder=folder)
     n_repeats = n_trials // (len(STRENGTHS) * DETECTION[SCALE].n_questions * len(DETECTION[SCALE].levels))
     scale = replace(DETECTION[SCALE], n_repeats=n_repeats)
+    made(SUBJECT, SCALE, scale).write()
     shell, lines = InteractiveShell.instance(), []
     with (
         mock.patch("esr_utils.detection.Detection", made),

@@ -18,15 +18,15 @@ from esr_utils.trials import plan_trials
 
 SUBJECT = "llama-3.3-70b"  # by name alone; nothing of it is in these texts
 N_LATENTS, N_QUESTIONS = 1000, 5
+QUESTIONS = [f"What is there to know about number {i} of the many things that one may ask?" for i in range(38)]
 STRENGTHS = {latent: 40 + latent / 100 for latent in range(N_LATENTS)}
 WORDS = ["bees", "find", "home", "by", "the", "sun", "and", "dance", "for", "others", "while", "rain", "keeps", "them"]
 
 
 def large_plan(n_trials: int) -> list[PlannedTrial]:
     """1,000 latents x 5 questions at two levels, in as many repeats as ``n_trials`` takes."""
-    questions = [f"What is there to know about number {i} of the many things that one may ask?" for i in range(38)]
     n_repeats = n_trials // (N_LATENTS * N_QUESTIONS * 2)
-    counts = {"questions": questions, "n_questions": N_QUESTIONS, "levels": (0.0, 1.0), "n_repeats": n_repeats}
+    counts = {"questions": QUESTIONS, "n_questions": N_QUESTIONS, "levels": (0.0, 1.0), "n_repeats": n_repeats}
     return plan_trials(SUBJECT, STRENGTHS, **counts)
 
 
