@@ -6,8 +6,14 @@ import sys
 
 import pytest
 
+from esr_utils import frames
 from esr_utils.config import ROOT
 from esr_utils.plots import RESULTS
+from esr_utils.records import Trial
+from esr_utils.scales import DETECTION
+from esr_utils.tests import large_notebook
+from esr_utils.tests.large_notebook import SCALE, LargeDetection
+from esr_utils.tests.large_runs import SUBJECT, write_run
 
 N_TRIALS = 10_000
 
@@ -15,6 +21,20 @@ N_TRIALS = 10_000
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("large") / "run"
+
+
+def test_a_frame_is_made_once_and_anew_when_a_journal_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(large_notebook, "STRENGTHS", {1: 40.0, 2: 41.0})
+    detection = LargeDetection(SUBJECT, SCALE, DETECTION[SCALE], folder=tmp_path)
+    *made, last = detection.plan()
+    write_run(tmp_path, made)
+    frame = detection.trials()
+    frame["status"] = "changed by its reader"
+    with monkeypatch.context() as patch:
+        patch.setattr(frames, "judged_frame", lambda *_: pytest.fail("made again"))
+        assert detection.trials()["status"].tolist() == ["judged"] * len(made) + ["missing"]
+    detection.run.add_trials([Trial(plan=last, response="Bees dance.", n_tokens=3, stop_reason="stop")])
+    assert detection.trials()["status"].tolist() == ["judged"] * len(made) + ["unjudged"]
 
 
 def told(module: str, folder) -> str:
