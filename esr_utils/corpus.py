@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from esr_utils import wheels
+from esr_utils import embedded, wheels
 from esr_utils.config import DATA
 from esr_utils.models import Pair, load_model
 from esr_utils.sae import SAE
