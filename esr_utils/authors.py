@@ -7,7 +7,7 @@ cannot be used becomes a status or an empty span, never a dropped line.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ class AuthorsResults:
     lost_latents: list[int]
 
 
-def import_authors(path: Path, *, subject: str | None = None) -> AuthorsResults:
-    """Read a result file. ``subject`` names the model where the file's config has no ``model_name``.
+def import_authors(path: Path) -> AuthorsResults:
+    """Read a result file. Its subject is the config's ``model_name``, or the file's own name where there is none.
 
     Source: schema of the authors' repository at commit 3c29a49. Differs from their analysis: lost trials stay, as lines
     with a status, and an attempt without a usable score is left out of the counts as theirs is.
@@ -49,7 +49,7 @@ def import_authors(path: Path, *, subject: str | None = None) -> AuthorsResults:
     """
     content = _content(path)
     config = content.get("experiment_config") or {}
-    model = subject or str(config.get("model_name") or path.stem)
+    model = str(config.get("model_name") or path.stem)
     lines: list[dict] = []
     attempts: list[dict] = []
     seen: dict[tuple, int] = {}
@@ -211,17 +211,14 @@ def export_authors(
 
 def _trial(trial: dict, named: dict, attempts: pd.DataFrame | None) -> dict:
     has_verdict = trial["status"] in ("judged", "no_attempt")
+    lines = [] if attempts is None else attempts.to_dict("records")
+    quotes = [{"attempt_text": line["text"], "score": line["score"]} for line in lines]
     return {
         "prompt": trial["question"],
         **named,
         "threshold": trial["strength"],
         "seed": trial["seed"],
         "response": trial["response"],
-        "score": {"raw_response": "", "attempts": list(_quotes(attempts))} if has_verdict else None,
+        "score": {"raw_response": "", "attempts": quotes} if has_verdict else None,
         "error": None if has_verdict else trial["status"],
     }
-
-
-def _quotes(attempts: pd.DataFrame | None) -> Iterable[dict]:
-    for attempt in attempts.to_dict("records") if attempts is not None else ():
-        yield {"attempt_text": attempt["text"], "score": attempt["score"]}

@@ -217,11 +217,6 @@ def save(timings: pd.DataFrame, settings: BenchSettings, folder: Path) -> Path:
     return path
 
 
-def load_timings(path: Path) -> pd.DataFrame:
-    """The timings of a saved ``.json``, from which both tables follow."""
-    return pd.DataFrame(json.loads(path.read_text())["timings"])
-
-
 def main() -> None:
     pair, settings = load_pair("smollm2-135m"), BenchSettings()
     timings = measure(pair, settings)

@@ -19,6 +19,7 @@ from esr_utils.judging import Score
 from esr_utils.steering import Row, Sampling, Steer
 
 RELATIVE_PRIOR = {"mean": 0.7, "sd": 0.5, "upper": 2.0}  # shares of the median residual norm, where nothing is known
+N_DRAWN = 200  # points of a belief that are drawn
 VERIFY = -1  # stage of the fresh responses at the strength that was found
 PROBE_KEY = ("latent", "stage", "seed", "strength")  # of the journal of a search
 
@@ -287,9 +288,9 @@ def level_at_target(levels: pd.Series, scores: pd.Series, *, target: float) -> f
     return round(float(np.interp(-target, -falling, at)), 3)
 
 
-def belief_table(probes: pd.DataFrame, settings: CalibrationSettings, *, n_points: int = 200) -> pd.DataFrame:
+def belief_table(probes: pd.DataFrame, settings: CalibrationSettings) -> pd.DataFrame:
     """The final beliefs, thinned for drawing: latent, strength, density."""
-    cell = np.arange(Bisection.N_GRID) * n_points // Bisection.N_GRID
+    cell = np.arange(Bisection.N_GRID) * N_DRAWN // Bisection.N_GRID
     return pd.concat(
         [
             pd.DataFrame({"latent": latent, "strength": belief.grid, "density": belief.density})

@@ -137,13 +137,12 @@ def make_corrections(
     *,
     silent_share: float = 0.1,
     is_shuffled: bool = False,
-    seed: int = 0,
 ) -> list[TrainingExample]:
     """One correction a drift: a restart sentence (none in ``silent_share`` of them) and an answer to the question.
 
     ``is_shuffled``: the answer is to another question, so that the form of a correction is taught and not its use.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     has_latent = "latent" in drifts
     found = []
     for drift in drifts.to_dict("records"):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from esr_utils.catalogue import find_entry
-from esr_utils.config import DATA, check_scale
+from esr_utils.config import check_scale
 from esr_utils.scales import (
     ABLATION,
     DETECTION,
@@ -21,8 +20,6 @@ from esr_utils.scales import (
     MetaPromptingScale,
 )
 
-BENCH = DATA / "results" / "bench" / "amd-epyc-2-cores.csv"
-BENCH_PAIR, BENCH_CONTENDER = "smollm2-135m", "hf, steered"
 N_KINDS, N_LEVELS = 6, 2  # of ``meta_prompting``
 N_ARMS, N_HELD_OUT_ARMS = 6, 3  # of ``ablation``, without matched sets and random directions
 N_CONTROLS = 2  # sources of drifts in ``inducing`` beside the steered ones
@@ -109,11 +106,3 @@ def estimate(
     hours = table["tokens_at_most"] / ((tokens_per_s or float("nan")) * 3600)
     usd = table["judge_calls"] * (float("nan") if usd_per_call is None else usd_per_call)
     return table.assign(hours=hours, usd=usd)
-
-
-def measured_rate(pair: str) -> float | None:
-    """Tokens/s of full steered batches on the CPU of the committed bench; None: this pair was not measured."""
-    if find_entry(pair).name != BENCH_PAIR:
-        return None
-    speeds = pd.read_csv(BENCH).query("contender == @BENCH_CONTENDER")
-    return float(speeds.set_index("batch")["tokens_per_s"].sort_index().iloc[-1])

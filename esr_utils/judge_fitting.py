@@ -10,7 +10,6 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -40,9 +39,10 @@ from esr_utils.judges.restarts import (
 from esr_utils.records import write_whole
 
 BANKS = range(1, 15)
-LEARNING_RATE, N_PASSES, SEED = 1.5e-3, 3, 0
+LEARNING_RATE, N_PASSES, BATCH, SEED = 1.5e-3, 3, 64, 0
 THRESHOLDS = np.arange(-5.0, 12.0, 0.25)  # of a head whose bias is not set yet
 LONG = 160  # characters of an ordinary sentence; longer ones teach little for their time
+N_SPOILED = 24
 SPOILED = {"salad": 15.0, "loop": 25.0, "half salad": 45.0}  # scores by the rubric of good answers that were spoiled
 
 
@@ -65,7 +65,7 @@ def learned() -> Sentences:
     return Sentences(texts=texts, is_restart=np.arange(len(texts)) < len(restarts))
 
 
-def fit_gate(sentences: Sentences, readings: pd.DataFrame, folder: Path = GATE) -> None:
+def fit_gate(sentences: Sentences, readings: pd.DataFrame) -> None:
     """Fine-tune the sentence encoder (LoRA) and a head; the threshold is ``best_threshold`` of the readings."""
     torch.manual_seed(SEED)
     tokenizer, encoder = load_encoder(torch.float32)
@@ -85,17 +85,17 @@ def fit_gate(sentences: Sentences, readings: pd.DataFrame, folder: Path = GATE) 
         schedule.step()
         optimizer.zero_grad()
     model.peft_config["default"].base_model_name_or_path = MODEL_NAME
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink()  # an empty model card
-    _save_head(folder, head.weight[0], head.bias[0])
+    model.save_pretrained(GATE, save_embedding_layers=False)
+    (GATE / "README.md").unlink()  # an empty model card
+    _save_head(head.weight[0], head.bias[0])
     load_gate.cache_clear()
-    _save_head(folder, head.weight[0], head.bias[0] - best_threshold(load_gate(folder).scores, readings))
+    _save_head(head.weight[0], head.bias[0] - best_threshold(load_gate().scores, readings))
     load_gate.cache_clear()  # the one loaded has no threshold yet
 
 
-def _shuffled(texts: Sequence[str], *, size: int = 64) -> Iterator[list[int]]:
+def _shuffled(texts: Sequence[str]) -> Iterator[list[int]]:
     """Batches of every pass, each of texts of about equal length."""
-    rng = np.random.default_rng(SEED)
+    rng, size = np.random.default_rng(SEED), BATCH
     for _ in range(N_PASSES):
         order = rng.permutation(len(texts))
         groups = [order[start : start + 20 * size] for start in range(0, len(order), 20 * size)]
@@ -119,9 +119,9 @@ def best_threshold(score: ScoreSentences, readings: pd.DataFrame) -> float:
     return float(np.median(THRESHOLDS[np.array(n_wrong) == min(n_wrong)]))
 
 
-def _save_head(folder: Path, weight: Tensor, bias: Tensor) -> None:
+def _save_head(weight: Tensor, bias: Tensor) -> None:
     head = {"weight": weight.detach().clone(), "bias": bias.detach().clone()}
-    save_file(head, folder / "head.safetensors")
+    save_file(head, GATE / "head.safetensors")
 
 
 def _phrases(name: str) -> list[str]:
@@ -156,12 +156,12 @@ def _scale(parameters: np.ndarray) -> Scale:
     return Scale(**dict(zip([field.name for field in fields(Scale)], parameters.tolist(), strict=True)))
 
 
-def spoiled(gold: pd.DataFrame, *, n: int = 24, seed: int = 0) -> pd.DataFrame:
+def spoiled(gold: pd.DataFrame) -> pd.DataFrame:
     """Good answers spoiled in three ways, with the score that the rubric gives: loops and word salad are rare in
     real responses that are otherwise on topic, and a judge must know them."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     lines = []
-    good = gold[(gold["score"] >= 55) & (gold["text"].str.len() > 200)].head(n)
+    good = gold[(gold["score"] >= 55) & (gold["text"].str.len() > 200)].head(N_SPOILED)
     for _, attempt in good.iterrows():
         words = attempt["text"].split()
         half = len(words) // 2

@@ -3,6 +3,8 @@
 ``python -m esr_utils.judge_validation`` writes the tables of the offline judge to ``data/judge/validation/``.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
@@ -17,6 +19,7 @@ from esr_utils.judging import Case, Judge, Verdict
 from esr_utils.records import write_whole
 
 ON_TOPIC, OFF_TOPIC = 60.0, 20.0  # readers' scores at or above, at or below
+N_DRAWS = 1000
 RECOVERED = 7.0  # of 10, as in the whole-response judge of the paper's authors
 
 
@@ -61,9 +64,9 @@ def _bias(told: np.ndarray, read: np.ndarray) -> float:
     return float((told - read).mean())
 
 
-def _bootstrap(told: np.ndarray, read: np.ndarray, function, *, n_draws: int = 1000, seed: int = 0) -> tuple:
-    rng = np.random.default_rng(seed)
-    draws = [function(told[i], read[i]) for i in rng.integers(len(read), size=(n_draws, len(read)))]
+def _bootstrap(told: np.ndarray, read: np.ndarray, function: Callable[[np.ndarray, np.ndarray], float]) -> tuple:
+    rng = np.random.default_rng(0)
+    draws = [function(told[i], read[i]) for i in rng.integers(len(read), size=(N_DRAWS, len(read)))]
     return tuple(np.quantile(draws, [0.025, 0.975]).tolist())
 
 

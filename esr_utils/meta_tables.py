@@ -1,7 +1,5 @@
 """Tables of notebook 05: rates by kind of meta-prompt, paired contrasts, ours beside the paper's."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -18,11 +16,11 @@ def by_kind(trials: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable", ignore_index=True)
 
 
-def contrasts(trials: pd.DataFrame, *, against: Sequence[str] = (NEUTRAL, NONE)) -> pd.DataFrame:
+def contrasts(trials: pd.DataFrame) -> pd.DataFrame:
     """Each kind less the neutral suffix and less none, trial by trial: which, and the columns of ``paired.rates``."""
     lines = []
     for (subject, level), mine in trials.groupby(["subject", "level"]):
-        for other in against:
+        for other in (NEUTRAL, NONE):
             for kind in (kind for kind in KINDS if kind not in (NONE, other)):
                 for quantity in PAIRED:
                     between = ({"condition": other}, {"condition": kind})

@@ -220,11 +220,6 @@ def _totals(trials: pd.DataFrame, residuals: Float[np.ndarray, " trial"]) -> Flo
     return totals
 
 
-def mean_gains(trials: pd.DataFrame, by: Sequence[str], *, seed: int = 0, n_draws: int = N_DRAWS) -> pd.DataFrame:
-    """Gain from first to last attempt of trials with several: see ``means``."""
-    return means(trials, by, "gain", seed=seed, n_draws=n_draws)
-
-
 def means(
     trials: pd.DataFrame, by: Sequence[str], column: str, *, seed: int = 0, n_draws: int = N_DRAWS
 ) -> pd.DataFrame:

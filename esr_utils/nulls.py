@@ -90,7 +90,7 @@ def matched_cuts(
 
 
 def placebo_trials(trials: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
-    """The trials of ``parts`` as if their two parts had been attempts, for ``rates`` and ``mean_gains``.
+    """The trials of ``parts`` as if their two parts had been attempts, for ``metrics.rates`` and ``metrics.means``.
 
     ``parts`` has trial_id, index (0 and 1) and score: what the judge gives each part of single-attempt responses. The
     ``condition`` becomes ``placebo``, a trial with an unscored part is ``failed``. Only ``improvement`` and the gain

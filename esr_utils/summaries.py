@@ -81,7 +81,7 @@ def placebo_table(detections: Sequence[Detection]) -> pd.DataFrame:
         parts = {"restarts": steered, "placebo": placebo_trials(steered, detection.placebo_parts())}
         for name, part in ((name, part) for name, part in parts.items() if len(part)):
             rate = metrics.rates(part, ["subject"]).query("quantity == 'improvement'")
-            gain = metrics.mean_gains(part, ["subject"])
+            gain = metrics.means(part, ["subject"], "gain")
             lines.append(rate.assign(parts=name, mean_gain=gain["mean"].to_numpy()))
     columns = ["subject", "parts", "n_events", "n", "rate", "ci_low", "ci_high", "mean_gain"]
     return pd.concat(lines, ignore_index=True)[columns]

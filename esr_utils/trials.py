@@ -145,15 +145,3 @@ def _case(trial: Trial, labels: pd.Series | None) -> Case:
 def _told_failures(verdicts: Sequence[Verdict]) -> str:
     notes = [verdict.note for verdict in verdicts if verdict.status == "failed"]
     return f"{len(notes)} failed: {notes[0]}" if notes else ""
-
-
-def is_made(run: Run, plans: Sequence[PlannedTrial]) -> bool:
-    """Whether every trial of the plan is there."""
-    return {plan.id for plan in plans} <= run.trials().keys()
-
-
-def is_judged(run: Run, judge: str, plans: Sequence[PlannedTrial]) -> bool:
-    """Whether every trial that can be judged has been, by this judge."""
-    trials = run.trials()
-    judgeable = {plan.id for plan in plans if plan.id in trials and trials[plan.id].status == "done"}
-    return judgeable <= {trial_id for trial_id, repeat in run.judgements(judge) if repeat == 0}

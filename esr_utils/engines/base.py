@@ -227,9 +227,9 @@ class Sampler:
         return torch.where(top_p < 1, kept, probs)
 
 
-def _inverse_transform(probs: Tensor, uniform: Tensor, block: int = 256) -> Tensor:
+def _inverse_transform(probs: Tensor, uniform: Tensor) -> Tensor:
     """First token whose cumulative probability exceeds ``uniform``, found block by block for speed."""
-    n_vocab = probs.shape[1]
+    n_vocab, block = probs.shape[1], 256
     blocks = torch.nn.functional.pad(probs, (0, -n_vocab % block)) if n_vocab % block else probs
     blocks = blocks.view(len(probs), -1, block)
     mass = blocks.sum(-1).double().cumsum(-1)

@@ -23,6 +23,8 @@ QUESTIONS = (
     "How do you sharpen a kitchen knife? Please be brief, I have five minutes before the guests arrive.",
     "Explain how to split a restaurant bill.",
 )
+MIN_EXPLAINED, MAX_L0 = 0.6, 100.0
+ORDERS = ("after_steering", "before_steering")
 MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 
@@ -38,9 +40,9 @@ class Finding:
 Check = Callable[[Pair], Finding]
 
 
-def strangers(pair: Pair, n: int, *, strength: float, max_new_tokens: int = 24, seed: int = 0) -> list[Row]:
+def strangers(pair: Pair, n: int, *, strength: float, max_new_tokens: int = 24) -> list[Row]:
     """Rows that share nothing: their own latents, strengths, ablations, scopes, sampling and lengths."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = []
     for i in range(n):
         latents = tuple(int(latent) for latent in rng.choice(pair.sae.d_sae, 6, replace=False))
@@ -66,9 +68,6 @@ def strangers(pair: Pair, n: int, *, strength: float, max_new_tokens: int = 24, 
     return rows
 
 
-ORDERS = ("after_steering", "before_steering")
-
-
 def typical_strength(pair: Pair) -> float:
     """Half the median residual norm at the steering layer: a strength that shows without wrecking the text."""
     return 0.5 * float(
@@ -81,16 +80,16 @@ def in_float32(pair: Pair) -> Pair:
     return replace(pair, model=copy.deepcopy(pair.model).float())
 
 
-def row_alone_equals_row_in_churning_batch(pair: Pair, *, n_rows: int = 24, n_alone: int = 8) -> Finding:
+def row_alone_equals_row_in_churning_batch(pair: Pair) -> Finding:
     """Rows end and are replaced at different times; each must come out as if it had been alone.
 
     In float32: processors whose bfloat16 products depend on the width of a batch (AMX) can change a token by rounding
     alone.
     """
-    pair = in_float32(pair)
-    rows = strangers(pair, n_rows, strength=typical_strength(pair))
+    pair, n_alone = in_float32(pair), 8
+    rows = strangers(pair, 24, strength=typical_strength(pair))
     together = HFEngine(pair, batch_size=6).generate(rows)
-    picked = [int(i) for i in np.linspace(0, n_rows - 1, n_alone)]
+    picked = [int(i) for i in np.linspace(0, len(rows) - 1, n_alone)]
     alone = [HFEngine(pair).generate([rows[i]])[0] for i in picked]
     same = sum(together[i].token_ids == a.token_ids for i, a in zip(picked, alone, strict=True))
     return Finding(measured=f"{same} of {n_alone} rows", expected=f"{n_alone} of {n_alone}", passed=same == n_alone)
@@ -101,7 +100,8 @@ def cache_equals_no_cache(pair: Pair) -> Finding:
     row = strangers(pair, 2, strength=typical_strength(pair))[1]
     row = replace(row, record_resid=(pair.n_layers - 1,))
     stepped = HFEngine(pair).generate([row])[0]
-    reread = _forced(pair, row, stepped.token_ids, layers=row.record_resid)
+    forced = replace(row, prefill=stepped.token_ids, sampling=replace(row.sampling, max_new_tokens=0))
+    reread = HFEngine(pair).generate([forced])[0]
     a, b = (response.resid[pair.n_layers - 1].float() for response in (stepped, reread))
     n = min(len(a), len(b))
     error = float((a[:n] - b[:n]).norm() / b[:n].norm())
@@ -173,7 +173,7 @@ def no_hook_stays_behind(pair: Pair) -> Finding:
     return Finding(measured=f"{left} hooks left", expected="0", passed=left == 0)
 
 
-def sae_is_in_range(pair: Pair, *, min_explained: float = 0.6, max_l0: float = 100.0) -> Finding:
+def sae_is_in_range(pair: Pair) -> Finding:
     """Explained variance (each dimension's mean left out) and active latents a token, on responses made now."""
     rows = [
         Row(messages=question, seed=i, sampling=Sampling(max_new_tokens=48), record_resid=(pair.reading_layer,))
@@ -186,8 +186,8 @@ def sae_is_in_range(pair: Pair, *, min_explained: float = 0.6, max_l0: float = 1
     l0 = float((acts > 0).sum(dim=1).float().mean())
     return Finding(
         measured=f"explained variance {explained:.2f}, L0 {l0:.0f}",
-        expected=f"over {min_explained}, under {max_l0:.0f}",
-        passed=explained > min_explained and 0 < l0 < max_l0,
+        expected=f"over {MIN_EXPLAINED}, under {MAX_L0:.0f}",
+        passed=explained > MIN_EXPLAINED and 0 < l0 < MAX_L0,
     )
 
 
@@ -201,7 +201,10 @@ def engines_agree(pair: Pair, *, n_rows: int = 32, max_new_tokens: int = 16) -> 
     rows = [replace(row, sampling=replace(row.sampling, temperature=0.0)) for row in rows]
     answers = {engine.name: engine.generate(rows) for engine in all_engines(pair)}
     reference = answers.pop("hf")
-    same = {name: _n_equal(reference, other) for name, other in answers.items()}
+    same = {
+        name: sum(a.token_ids == b.token_ids for a, b in zip(reference, other, strict=True))
+        for name, other in answers.items()
+    }
     measured = ", ".join(f"{name} {n} of {n_rows}" for name, n in same.items())
     return Finding(measured=measured, expected=f"{n_rows} of {n_rows} as hf", passed=set(same.values()) == {n_rows})
 
@@ -264,17 +267,8 @@ def _read(pair: Pair, *, layers: tuple[int, ...] | None = None, **edits) -> Resp
     return HFEngine(pair).generate([_forced_row(pair, record_resid=layers, **edits)])[0]
 
 
-def _forced(pair: Pair, row: Row, tokens: tuple[int, ...], *, layers: tuple[int, ...]) -> Response:
-    sampling = replace(row.sampling, max_new_tokens=0)
-    return HFEngine(pair).generate([replace(row, prefill=tokens, sampling=sampling, record_resid=layers)])[0]
-
-
 def _n_different(a: Response, b: Response) -> int:
     return sum(int((a.resid[layer] != b.resid[layer]).sum()) for layer in a.resid)
-
-
-def _n_equal(a: Sequence[Response], b: Sequence[Response]) -> int:
-    return sum(x.token_ids == y.token_ids for x, y in zip(a, b, strict=True))
 
 
 def _n_hooks(pair: Pair) -> int:

@@ -158,7 +158,7 @@ def _find(text: str, response: str, *, after: int) -> tuple[int, int] | None:
     return None
 
 
-def _shown(text: str, *, limit: int = 60) -> str:
+def _shown(text: str) -> str:
     """The start of ``text`` on one line, for a message."""
     line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[:limit]}..."
+    return line if len(line) <= 60 else f"{line[:60]}..."

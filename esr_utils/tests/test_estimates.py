@@ -9,11 +9,13 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from esr_utils.bench import load_timings, speeds
-from esr_utils.config import ROOT, results_dir
-from esr_utils.estimates import BENCH, STUDIES, estimate, measured_rate
+from esr_utils.bench import speeds
+from esr_utils.config import DATA, ROOT, results_dir
+from esr_utils.contenders import STEERED
+from esr_utils.estimates import STUDIES, estimate
 
 BASE, CORRECTOR = "smollm2-135m", "smollm2-135m-corrector"
+BENCH = DATA / "results" / "bench" / "amd-epyc-2-cores.csv"
 README = (ROOT / "README.md").read_text()
 
 
@@ -95,12 +97,15 @@ def test_no_rate_is_invented(study):
     assert estimate(study, "quick", usd_per_call=0.5)["usd"].equals(untold["judge_calls"] / 2)
 
 
-def test_a_rate_is_known_of_the_measured_pair_alone():
-    table = speeds(load_timings(BENCH.with_suffix(".json"))).set_index(["contender", "batch"])
-    assert measured_rate(BASE) == pytest.approx(table.loc[("hf, steered", 64), "tokens_per_s"], rel=1e-5)
-    assert measured_rate("llama-3.3-70b") is measured_rate(CORRECTOR) is None
-    with pytest.raises(ValueError, match="unknown pair 'smolm'"):
-        measured_rate("smolm")
+def measured_rate() -> float:
+    """Tokens/s of full steered batches in the committed bench."""
+    return pd.read_csv(BENCH).set_index(["contender", "batch"]).loc[(STEERED, 64), "tokens_per_s"]
+
+
+def test_the_committed_speeds_follow_from_the_committed_timings():
+    timings = json.loads(BENCH.with_suffix(".json").read_text())["timings"]
+    table = speeds(pd.DataFrame(timings)).set_index(["contender", "batch"])
+    assert measured_rate() == pytest.approx(table.loc[(STEERED, 64), "tokens_per_s"], rel=1e-5)
 
 
 def test_what_cannot_be_estimated_is_refused():
@@ -125,7 +130,7 @@ def section() -> str:
 
 
 def test_the_readme_s_costs_are_the_estimates():
-    rate = measured_rate(BASE)
+    rate = measured_rate()
     assert f"hours of generation at {rate:.0f} tokens/s" in section()
     told = dict(re.findall(r"^\| `(\w+)`.*? \| (.*) \|$", section(), re.MULTILINE))
     assert list(told) == list(STUDIES)
@@ -144,7 +149,7 @@ def test_the_readme_s_shares_of_detection_are_the_estimates():
 
 
 def test_the_readme_sets_the_count_beside_the_time_that_was_taken():
-    hours = estimate("detection", "standard", tokens_per_s=measured_rate(BASE))["hours"]
+    hours = estimate("detection", "standard", tokens_per_s=measured_rate())["hours"]
     of_both = 2 * hours["all"] - hours["calibration, one sample a step"]  # which the corrector's run leaves out
     taken = re.search(r"^\| `02_esr_detection` .*? / (\d+) \| no", README, re.MULTILINE)[1]
     told = " ".join(section().split())

@@ -22,7 +22,7 @@ from esr_utils.judging import Attempt, Verdict, first_scores
 from esr_utils.records import PlannedTrial, Run, open_run
 from esr_utils.steering import Sampling
 from esr_utils.tests.conftest import tiny_pair
-from esr_utils.trials import is_judged, is_made, judge_trials, plan_trials, run_trials
+from esr_utils.trials import judge_trials, plan_trials, run_trials
 
 LATENTS, LEVELS = (3, 17), (0.0, 0.5, 1.0)
 QUESTIONS = ["How do bees find home?", "Why is the sea salt?", "What is tea?", "Who made the first map?"]
@@ -129,8 +129,8 @@ def test_the_undisturbed_run_has_everything_that_could_get_lost(uninterrupted):
     assert table["latent"].tolist() == list(LATENTS)
     assert table["strength"].nunique() == len(LATENTS)
     assert len(plans) == N_TRIALS
-    assert is_made(uninterrupted, plans)
-    assert is_judged(uninterrupted, "company", plans)
+    assert uninterrupted.trials().keys() == {plan.id for plan in plans}
+    assert len(uninterrupted.judgements("company")) == len(plans)
 
 
 @pytest.mark.parametrize("moment_s", MOMENTS_S, ids=[f"after {moment:.1f} s" for moment in MOMENTS_S])

@@ -1,5 +1,7 @@
 """Six hand-made trials counted by hand, and laws of rates and intervals."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from esr_utils.metrics import (
     check_trials,
     clustered,
     flow,
-    mean_gains,
+    means,
     rate_interval,
     rates,
 )
@@ -165,7 +167,7 @@ def test_no_interval_is_narrower_than_that_of_independent_trials():
 def test_order_of_rows_changes_nothing():
     trials = two_arms()
     shuffled = trials.sample(frac=1, random_state=0)
-    for table in (rates, flow, mean_gains):
+    for table in (rates, flow, partial(means, column="gain")):
         pd.testing.assert_frame_equal(table(trials, ["condition"]), table(shuffled, ["condition"]))
     arms = (STEERED, ABLATED)
     pd.testing.assert_frame_equal(
@@ -243,7 +245,7 @@ def test_missing_columns_are_named():
 
 
 def test_mean_gains_of_six_trials_are_those_counted_by_hand():
-    line = mean_gains(six_trials(), ["condition"]).iloc[0]
+    line = means(six_trials(), ["condition"], "gain").iloc[0]
     assert line["n"] == 4
     assert line["mean"] == pytest.approx((40 + 5 - 30 + 30) / 4)
     assert line["median"] == pytest.approx(17.5)
@@ -251,6 +253,6 @@ def test_mean_gains_of_six_trials_are_those_counted_by_hand():
 
 
 def test_no_gain_at_all_is_not_zero():
-    line = mean_gains(pd.DataFrame([trial(1, "a", 40.0), trial(2, "b", 50.0)]), ["condition"]).iloc[0]
+    line = means(pd.DataFrame([trial(1, "a", 40.0), trial(2, "b", 50.0)]), ["condition"], "gain").iloc[0]
     assert line["n"] == 0
     assert np.isnan(line[["mean", "ci_low", "ci_high", "sd"]].astype(float)).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from esr_utils.metrics import mean_gains, rates
+from esr_utils.metrics import means, rates
 from esr_utils.nulls import matched_cuts, order_null, placebo_trials
 
 
@@ -144,7 +144,7 @@ def test_placebo_is_counted_as_restarts_are():
     improvement = rates(placebo, ["condition"]).set_index("quantity").loc["improvement"]
     assert (improvement["condition"], improvement["n_events"], improvement["n"]) == ("placebo", 2, 4)
     assert (improvement["n_planned"], improvement["n_lost"]) == (5, 1)
-    assert mean_gains(placebo, ["condition"])["mean"].item() == (40 + 0 - 30 + 20) / 4
+    assert means(placebo, ["condition"], "gain")["mean"].item() == (40 + 0 - 30 + 20) / 4
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from esr_utils.judging import Attempt, Case, Verdict
 from esr_utils.metrics import LOST, flow
 from esr_utils.records import PlannedTrial, Run, Trial
 from esr_utils.steering import Row, Sampling
-from esr_utils.trials import is_judged, is_made, judge_trials, make_row, plan_trials, run_trials
+from esr_utils.trials import judge_trials, make_row, plan_trials, run_trials
 
 QUESTIONS = [f"Question {i}?" for i in range(8)]
 STRENGTHS = {5: 60.0, 9: 80.123}
@@ -172,12 +172,10 @@ def test_an_interrupted_run_makes_only_what_is_missing_and_ends_as_if_nothing_ha
     with pytest.raises(KeyboardInterrupt):
         run_trials(Answering(n_until_kill=7), run, plans, SAMPLING)
     assert len(run.trials()) == 7
-    assert not is_made(run, plans)
     engine = Answering()
     run_trials(engine, run, plans, SAMPLING)
     assert len(engine.asked) == len(plans) - 7
     assert run.trials() == made(tmp_path / "whole", plans).trials()
-    assert is_made(run, plans)
 
 
 def test_a_finished_run_makes_nothing(tmp_path):
@@ -189,7 +187,6 @@ def test_a_finished_run_makes_nothing(tmp_path):
 def test_a_plan_that_grew_makes_only_what_is_new(tmp_path):
     run, engine = made(tmp_path, a_plan()), Answering()
     larger = a_plan(levels=(*LEVELS, 1.5))
-    assert not is_made(run, larger)
     run_trials(engine, run, larger, SAMPLING)
     assert [row.steer[0].strength for row in engine.asked] == [90.0] * 3 + [120.1845] * 3
     assert responses(run.trials()) == {plan.id: told(make_row(plan, SAMPLING)) for plan in larger}
@@ -201,13 +198,12 @@ def test_an_interrupted_judge_sees_the_same_batches_as_an_uninterrupted_one(tmp_
     run, other = made(tmp_path / "interrupted", plans), made(tmp_path / "whole", plans)
     with pytest.raises(KeyboardInterrupt):
         judge_trials(killed, run, plans)
-    assert not is_judged(run, "company", plans)
     judge_trials(resumed, run, plans)
     judge_trials(whole, other, plans)
     assert [len(batch) for batch in whole.batches] == [2, 1] * 6
     assert killed.batches + resumed.batches == whole.batches
     assert run.judgements("company") == other.judgements("company")
-    assert is_judged(run, "company", plans)
+    assert len(run.judgements("company")) == len(plans)
 
 
 def test_a_batch_of_which_half_was_written_is_judged_whole_and_comes_out_the_same(tmp_path):
@@ -238,7 +234,6 @@ def test_failed_verdicts_leave_no_record_and_are_asked_again_while_all_else_stay
     judge_trials(Company(statuses=dict.fromkeys(texts[3:5], "failed")), run, plans)
     first = run.judgements("company")
     assert {trial_id for trial_id, _ in first} == {plan.id for plan in plans[:3] + plans[5:]}
-    assert not is_judged(run, "company", plans)
     assert frame_of(run, plans)["status"].tolist()[2:6] == [
         "judged",
         "unjudged",
@@ -259,7 +254,7 @@ def test_only_a_judge_that_could_not_be_had_is_asked_again(tmp_path, status):
     for _ in range(2):
         judge_trials(judge, run, plans)
     assert len(judge.batches) == N_ARMS * (2 if status == "failed" else 1)
-    assert is_judged(run, "company", plans) == (status in KEPT)
+    assert len(run.judgements("company")) == (len(plans) if status in KEPT else 0)
 
 
 def test_each_way_of_being_lost_is_counted_and_the_counts_add_up(tmp_path):
@@ -283,7 +278,7 @@ def test_responses_that_overflowed_are_not_shown_to_the_judge(tmp_path):
     run = made(tmp_path, plans, overflowing=[plans[0].seed])
     judge_trials(judge, run, plans)
     assert sum(map(len, judge.batches)) == sum(plan.seed != plans[0].seed for plan in plans) < len(plans)
-    assert is_judged(run, "company", plans)
+    assert len(run.judgements("company")) == sum(map(len, judge.batches))
 
 
 def test_a_second_judge_does_not_disturb_the_first(tmp_path):
@@ -295,7 +290,6 @@ def test_a_second_judge_does_not_disturb_the_first(tmp_path):
     assert run.judges() == ["first", "second"]
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     assert len(run.judgements("second")) == 5
-    assert not is_judged(run, "second", plans)
 
 
 def test_a_second_grading_is_kept_beside_the_first(tmp_path):
@@ -307,14 +301,6 @@ def test_a_second_grading_is_kept_beside_the_first(tmp_path):
     both = run.judgements("company")
     assert {key: both[key] for key in first} == first
     assert {both[plan.id, 1].verdict.status for plan in plans} == {"empty"}
-
-
-def test_judged_means_what_the_frame_calls_judged(tmp_path):
-    plans = a_plan()
-    run = made(tmp_path, plans)
-    judge_trials(Company(), run, plans, repeat=1)
-    is_in_frame = (frame_of(run, plans)["status"] == "judged").all()
-    assert is_judged(run, "company", plans) == is_in_frame
 
 
 def test_a_judge_is_blind_unless_labels_are_given(tmp_path):

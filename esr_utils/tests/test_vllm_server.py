@@ -11,7 +11,6 @@ from scipy.stats import chisquare
 
 from esr_utils.embedded import model_dir
 from esr_utils.engines.base import Response
-from esr_utils.engines.comparison import compare_greedy, first_difference
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.selftest import strangers
 from esr_utils.engines.vllm import VLLMEngine
@@ -19,6 +18,7 @@ from esr_utils.engines.vllm_server import ServerError
 from esr_utils.models import Pair, load_pair
 from esr_utils.steering import Ablate, Row, Sampling, Steer
 from esr_utils.tests.conftest import tiny_pair
+from esr_utils.tests.engine_comparison import compare_greedy, first_difference
 from esr_utils.tests.vllm_parts import RealServer
 
 pytestmark = pytest.mark.vllm
