@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from esr_utils.catalogue import CATALOGUE, PairEntry
+from esr_utils.engines.base import Response
 from esr_utils.models import Pair, load_pair
 from esr_utils.sae import SAE
 
@@ -127,6 +128,15 @@ def tiny_pair(kind: str, architecture: str = "standard") -> Pair:
 def tiny(request) -> Pair:
     """Each architecture in turn, with the kind of SAE that is published for it."""
     return tiny_pair(request.param, "standard" if request.param == "llama" else "jumprelu")
+
+
+@pytest.fixture(scope="session")
+def alone(tiny) -> list[Response]:
+    """Each row of ``engine_parts`` as it comes out with nobody beside it."""
+    from esr_utils.engines.hf import HFEngine
+    from esr_utils.tests.engine_parts import ROWS
+
+    return [HFEngine(tiny).generate([row])[0] for row in ROWS]
 
 
 @pytest.fixture(scope="session")

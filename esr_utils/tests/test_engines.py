@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import threading
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -14,89 +12,11 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from esr_utils.config import ROOT
 from esr_utils.engines import hf
-from esr_utils.engines.base import Engine, InFlight, Response
+from esr_utils.engines.base import InFlight
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.slots import Slots
-from esr_utils.models import Pair
-from esr_utils.steering import Ablate, LayerEdit, Row, Sampling, Steer
-from esr_utils.tests.conftest import tiny_pair
-
-N_ROWS = 36
-QUESTIONS = ("How?", "Explain how to repot a plant, please, I have an hour.", "Why is it so? Tell me in two words.")
-GREEDY = Sampling(max_new_tokens=12, temperature=0.0, repetition_penalty=1.0)
-PLAIN = Row(messages=QUESTIONS[1], sampling=GREEDY)
-
-
-def stranger(i: int) -> Row:
-    """Row ``i`` of a batch in which hardly two rows agree in any field."""
-    rng = np.random.default_rng([11, i])
-    latents = [int(latent) for latent in rng.choice(63, 8, replace=False)]
-    steers = (
-        Steer(latent=latents[0], strength=float(rng.uniform(2, 12))),
-        Steer(direction=torch.tensor(rng.normal(size=32)).float(), strength=float(rng.uniform(0.5, 3)), layer=i % 4),
-        Steer(latent=latents[1], strength=float(rng.uniform(-6, 6)), layer=1),
-    )
-    ablates = (
-        Ablate(
-            latents=tuple(latents[2:5]), share=(1.0, 0.5)[i % 2], order=("after_steering", "before_steering")[i % 2]
-        ),
-        Ablate(latents=tuple(latents[5:7]), layer=(i + 1) % 4),
-    )
-    return Row(
-        messages=QUESTIONS[i % 3],
-        prefill=("", "", "Well, ", (70, 80, 90))[i % 4],
-        steer=steers[: i % 4],
-        ablate=ablates[: i // 2 % 3],
-        scope=("all", "generated")[i // 3 % 2],
-        seed=i,
-        sampling=Sampling(
-            max_new_tokens=(0, 1, 28)[i % 3] if i > 32 else int(rng.integers(3, 28)),
-            temperature=(0.0, 0.7, 1.2)[i % 3],
-            top_p=(1.0, 0.8)[i // 2 % 2],
-            repetition_penalty=(1.0, 1.1, 1.3)[i // 3 % 3],
-        ),
-        record=tuple(latents[: i % 5]),
-        record_resid=((), (3,), (0, 2))[i % 3],
-    )
-
-
-ROWS = [stranger(i) for i in range(N_ROWS)]
-
-
-def assert_same(a: Response, b: Response, *, tolerance: float = 1e-4) -> None:
-    """The same tokens, and the same recorded values but for the float32 rounding of a batch of another width."""
-    assert (a.token_ids, a.stop_reason, a.text) == (b.token_ids, b.stop_reason, b.text)
-    assert (a.prompt_ids, a.n_prefill) == (b.prompt_ids, b.n_prefill)
-    assert list(a.activations) == list(b.activations)
-    assert list(a.resid) == list(b.resid)
-    for latent in a.activations:
-        np.testing.assert_allclose(a.activations[latent], b.activations[latent], rtol=tolerance, atol=tolerance)
-    for layer in a.resid:
-        torch.testing.assert_close(a.resid[layer], b.resid[layer], rtol=tolerance, atol=tolerance)
-
-
-def has_hooks(pair: Pair) -> bool:
-    return any(module._forward_hooks or module._forward_pre_hooks for module in pair.model.modules())
-
-
-@pytest.fixture(scope="session")
-def alone(tiny) -> list[Response]:
-    """Each stranger as it comes out with nobody beside it."""
-    return [HFEngine(tiny).generate([row])[0] for row in ROWS]
-
-
-@pytest.fixture(scope="session")
-def transformer_lens(tiny) -> Engine:
-    from esr_utils.engines.transformer_lens import TransformerLensEngine
-
-    return TransformerLensEngine(tiny)
-
-
-@pytest.fixture(scope="session")
-def nnsight(tiny) -> Engine:
-    from esr_utils.engines.nnsight import NNsightEngine
-
-    return NNsightEngine(tiny)
+from esr_utils.steering import Ablate, Row, Sampling, Steer
+from esr_utils.tests.engine_parts import GREEDY, N_ROWS, PLAIN, QUESTIONS, ROWS, assert_same
 
 
 class Traffic:
@@ -347,85 +267,6 @@ def test_a_continued_response_is_the_uninterrupted_one(tiny):
     assert HFEngine(tiny).generate([rest])[0].token_ids == whole.token_ids
 
 
-# streaming, stopping, interrupting
-
-N_STREAMED = 20
-STREAMED = ROWS[:N_STREAMED]
-
-
-def test_tokens_stream_in_order_and_each_row_is_delivered_once(tiny, alone):
-    streamed, delivered = {i: [] for i in range(N_STREAMED)}, []
-    responses = HFEngine(tiny, batch_size=5).generate(
-        STREAMED,
-        on_token=lambda i, token: streamed[i].append(token),
-        on_response=lambda i, response: delivered.append((i, response)),
-    )
-    assert [tuple(streamed[i]) for i in range(N_STREAMED)] == [r.token_ids[r.n_prefill :] for r in responses]
-    assert sorted(i for i, _ in delivered) == list(range(N_STREAMED))
-    assert all(response is responses[i] for i, response in delivered)
-    assert [i for i, _ in delivered] != sorted(i for i, _ in delivered)
-    for response, expected in zip(responses, alone[:N_STREAMED], strict=True):
-        assert_same(response, expected)
-
-
-def test_stopping_gives_back_every_row_as_it_stands(tiny, alone):
-    stop, streamed, delivered = threading.Event(), {i: [] for i in range(N_STREAMED)}, []
-
-    def on_token(i: int, token: int) -> None:
-        streamed[i].append(token)
-        if len(delivered) >= 3:
-            stop.set()
-
-    responses = HFEngine(tiny, batch_size=5).generate(
-        STREAMED, on_token=on_token, on_response=lambda i, response: delivered.append(i), stop=stop
-    )
-    assert sorted(delivered) == list(range(N_STREAMED))
-    assert [tuple(streamed[i]) for i in range(N_STREAMED)] == [r.token_ids[r.n_prefill :] for r in responses]
-    assert 3 <= sum(r.stop_reason != "cancelled" for r in responses) < N_STREAMED - 3
-    for response, expected in zip(responses, alone[:N_STREAMED], strict=True):
-        if response.stop_reason == "cancelled":
-            assert response.token_ids == expected.token_ids[: len(response.token_ids)]
-        else:
-            assert_same(response, expected)
-    assert any(r.stop_reason == "cancelled" and len(r.token_ids) > r.n_prefill for r in responses)
-
-
-def test_stopped_before_it_began_nothing_is_drawn(tiny_llama):
-    stop = threading.Event()
-    stop.set()
-    response = HFEngine(tiny_llama).generate([replace(PLAIN, prefill=(70, 80), record=(5,))], stop=stop)[0]
-    assert (response.token_ids, response.stop_reason) == ((70, 80), "cancelled")
-    assert np.isnan(response.activations[5]).tolist() == [True, True]
-
-
-@pytest.mark.parametrize("where", ["on_token", "on_response", "within a forward pass"])
-def test_an_interrupt_leaves_no_hooks_and_loses_no_finished_row(tiny, alone, monkeypatch, where):
-    delivered, attention = {}, tiny.text_config._attn_implementation
-
-    def interrupt(*args) -> None:
-        if len(delivered) >= 3:
-            raise KeyboardInterrupt
-
-    def on_response(i: int, response: Response) -> None:
-        delivered[i] = response
-        if where == "on_response":
-            interrupt()
-
-    apply = LayerEdit.apply
-    with monkeypatch.context() as patch:
-        if where == "within a forward pass":
-            patch.setattr(LayerEdit, "apply", lambda *args: (interrupt(), apply(*args))[1])
-        engine = HFEngine(tiny, batch_size=5)
-        with pytest.raises(KeyboardInterrupt):
-            engine.generate(STREAMED, on_token=interrupt if where == "on_token" else None, on_response=on_response)
-    assert not has_hooks(tiny)
-    assert tiny.text_config._attn_implementation == attention
-    assert 3 <= len(delivered) < N_STREAMED - 3
-    for i, response in delivered.items():
-        assert_same(response, alone[i])
-    assert_same(engine.generate(ROWS[:1])[0], alone[0])
-
-
 # what is refused, before any work
 
 
@@ -463,64 +304,3 @@ def test_a_batch_size_below_one_is_refused(tiny_llama):
 def test_no_rows_give_no_responses(tiny_llama):
     assert HFEngine(tiny_llama).generate([]) == []
     assert HFEngine(tiny_llama).log_likelihoods([]) == []
-
-
-# the other engines
-
-
-@pytest.mark.parametrize("name", ["transformer_lens", "nnsight"])
-def test_other_engines_agree_with_hf_on_mixed_rows(request, tiny, alone, name):
-    rows = [replace(row, record_resid=()) for row in ROWS[-16:]]
-    streamed, delivered = {i: [] for i in range(16)}, []
-    responses = request.getfixturevalue(name).generate(
-        rows,
-        on_token=lambda i, token: streamed[i].append(token),
-        on_response=lambda i, response: delivered.append((i, response)),
-    )
-    assert delivered == list(enumerate(responses))
-    assert [tuple(streamed[i]) for i in range(16)] == [r.token_ids[r.n_prefill :] for r in responses]
-    for response, expected in zip(responses, alone[-16:], strict=True):
-        assert (response.token_ids, response.stop_reason) == (expected.token_ids, expected.stop_reason)
-        assert list(response.activations) == list(expected.activations)
-        for latent, values in response.activations.items():
-            np.testing.assert_allclose(values, expected.activations[latent], rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", ["transformer_lens", "nnsight"])
-def test_other_engines_stop_where_they_stand(request, tiny, name):
-    stop = threading.Event()
-    row = replace(PLAIN, sampling=replace(GREEDY, max_new_tokens=20))
-    expected = HFEngine(tiny).generate([row])[0].token_ids
-    response = request.getfixturevalue(name).generate([row], on_token=lambda *call: stop.set(), stop=stop)[0]
-    assert (response.token_ids, response.stop_reason) == (expected[:1], "cancelled")
-
-
-def test_other_engines_give_the_stream_that_was_asked_for(tiny, transformer_lens):
-    row = replace(PLAIN, prefill="Well", record_resid=(1,))
-    expected = HFEngine(tiny).generate([row])[0].resid[1]
-    found = transformer_lens.generate([row])[0].resid[1]
-    torch.testing.assert_close(found[: len(expected)], expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", ["transformer_lens", "nnsight"])
-def test_other_engines_leave_the_pairs_model_as_it_was(request, tiny, alone, name):
-    request.getfixturevalue(name).generate([ROWS[5]])
-    assert not has_hooks(tiny)
-    assert_same(HFEngine(tiny).generate([ROWS[5]])[0], alone[5])
-
-
-def test_a_second_transformer_lens_engine_can_be_made_and_the_tokenizer_stays_as_it_was():
-    from esr_utils.engines.transformer_lens import TransformerLensEngine
-
-    pair = tiny_pair("llama")
-    before = dict(pair.tokenizer.special_tokens_map), pair.tokenizer.padding_side
-    TransformerLensEngine(pair)
-    assert (dict(pair.tokenizer.special_tokens_map), pair.tokenizer.padding_side) == before
-    TransformerLensEngine(pair)
-
-
-def test_a_transformer_lens_hook_that_never_fires_raises(transformer_lens, monkeypatch):
-    monkeypatch.setattr(transformer_lens.bridge, "hooks", lambda fwd_hooks: nullcontext())
-    steered = replace(PLAIN, steer=(Steer(latent=5, strength=1.0),))
-    with pytest.raises(RuntimeError, match=r"no token passed the hook at layer \[2\] of tiny-"):
-        transformer_lens.generate([steered])

@@ -28,7 +28,7 @@ from esr_utils.steering import Ablate, Row, Sampling
 from esr_utils.study import load_engine
 from esr_utils.tests import ndif_stand_in
 from esr_utils.tests.conftest import tiny_pair
-from esr_utils.tests.test_engines import GREEDY, PLAIN, ROWS, assert_same
+from esr_utils.tests.engine_parts import GREEDY, PLAIN, ROWS, assert_same
 
 N_SENT = 12
 SENT = ("visited", "chosen", "gathered", "edited", "activations", "drawn")

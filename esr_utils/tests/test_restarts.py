@@ -2,14 +2,11 @@
 
 import re
 import time
-from itertools import combinations
 
 import pytest
 
-from esr_utils.config import DATA
-from esr_utils.judges.restarts import MIN_CHARACTERS, Restart, attempt_spans, find_restarts, sentences_of
+from esr_utils.judges.restarts import Restart, attempt_spans, find_restarts, sentences_of
 
-BANKS = sorted((DATA / "judge" / "phrases").glob("*.txt"))
 PLAIN = "Sorry, I lost the thread, let me start over."
 PLAIN_TOO = "No, that is not what you asked, let me try again."
 OFF, ON = "The tea is a fish and swims in the harbour.", "Boil the water and pour it over the leaves."
@@ -193,10 +190,6 @@ def drifted(restart: str, i: int, *, gap: str = " ") -> str:
     return f"{off}{gap}{restart}{gap}{on}"
 
 
-def words_of(sentence: str) -> str:
-    return " ".join(re.findall(r"[a-z']+", sentence.lower().replace("’", "'")))
-
-
 def test_most_restarts_are_found_in_answers_that_drifted():
     found = find_restarts([drifted(restart, i) for i, restart in enumerate(RESTARTS)])
     missed = [restart for restart, spans in zip(RESTARTS, found, strict=True) if not spans]
@@ -213,12 +206,6 @@ def test_what_is_found_is_where_the_restart_is():
 def test_everyday_answers_do_not_restart():
     false = [(i, restarts_in(answer)) for i, answer in enumerate(NEAR_MISSES)]
     assert sum(bool(found) for _, found in false) <= 1, [found for found in false if found[1]]
-
-
-def test_the_gate_was_not_fitted_to_the_sentences_of_this_file():
-    banks = {words_of(line) for bank in BANKS for line in bank.read_text().splitlines()}
-    answers = [text for answer in NEAR_MISSES for *_, text in sentences_of(answer)]
-    assert [line for line in (*RESTARTS, *answers) if words_of(line) in banks] == []
 
 
 @pytest.mark.parametrize("gap", [" ", "\n", "\n\n", "  "])
@@ -353,72 +340,3 @@ def test_a_loop_of_restarts_has_an_attempt_a_round():
     assert {response[restart.start : restart.end] for restart in found} == {PLAIN}
     assert len(found) == 300
     assert len(attempt_spans(response, found)) == 301
-
-
-def placed(response: str, *parts: str) -> list[Restart]:
-    """Restarts by hand, where ``parts`` stand."""
-    return [Restart(start=(at := response.index(part)), end=at + len(part)) for part in parts]
-
-
-LAYOUTS = {
-    "one": (f"{OFF} {PLAIN} {ON}", [PLAIN]),
-    "two": (f"\n{OFF}\n\n{PLAIN} {ON} {PLAIN_TOO}\n {OFF} \n", [PLAIN, PLAIN_TOO]),
-    "none": (f"  {ON}\n", []),
-    "at the end": (f"{OFF} {PLAIN}\n", [PLAIN]),
-    "at the start": (f"{PLAIN} {ON}", [PLAIN]),
-    "side by side": (f"{OFF} {PLAIN}{PLAIN_TOO} {ON}", [PLAIN, PLAIN_TOO]),
-}
-
-
-@pytest.mark.parametrize(("response", "parts"), LAYOUTS.values(), ids=LAYOUTS)
-def test_attempts_are_in_order_trimmed_and_cover_all_but_the_restarts(response, parts):
-    restarts = placed(response, *parts)
-    spans = attempt_spans(response, restarts)
-    edges = [edge for span in spans for edge in span]
-    assert edges == sorted(edges)
-    texts = [response[slice(*span)] for span in spans]
-    assert texts == [text.strip() for text in texts]
-    assert all(texts)
-    covered = {i for start, end in [*spans, *((r.start, r.end) for r in restarts)] for i in range(start, end)}
-    assert sum(end - start for start, end in spans) + sum(r.end - r.start for r in restarts) == len(covered)
-    assert "".join(character for i, character in enumerate(response) if i not in covered).strip() == ""
-
-
-def test_a_stretch_too_short_is_no_attempt_of_its_own():
-    short, enough = "x" * (MIN_CHARACTERS - 1), "x" * MIN_CHARACTERS
-    for middle, n in ((short, 2), (enough, 3)):
-        response = f"{OFF} {PLAIN} {middle} {PLAIN_TOO} {ON}"
-        assert len(attempt_spans(response, placed(response, PLAIN, PLAIN_TOO))) == n
-
-
-@pytest.mark.parametrize(("response", "spans"), [("", []), (" \n\t", []), ("No", [(0, 2)]), ("\n No \n", [(2, 4)])])
-def test_a_blank_response_has_no_attempt_and_any_other_has_one(response, spans):
-    assert attempt_spans(response, []) == spans
-
-
-def test_a_response_of_little_but_a_restart_is_one_attempt():
-    response = f"Tea. {PLAIN} Tea."
-    assert attempt_spans(response, placed(response, PLAIN)) == [(0, len(response))]
-
-
-@pytest.mark.parametrize("bank", BANKS, ids=lambda bank: bank.stem)
-def test_the_lines_of_a_bank_are_distinct(bank):
-    lines = [words_of(line) for line in bank.read_text().splitlines()]
-    assert all(lines)
-    assert len(set(lines)) == len(lines)
-
-
-def test_no_line_is_in_two_banks():
-    lines = {bank.stem: {words_of(line) for line in bank.read_text().splitlines()} for bank in BANKS}
-    shared = {(a, b): lines[a] & lines[b] for a, b in combinations(lines, 2)}
-    assert {pair: both for pair, both in shared.items() if both} == {}
-
-
-@pytest.mark.parametrize("kind", ["restarts", "near_misses"])
-def test_the_reported_part_is_in_no_bank_that_the_gate_is_fitted_to(kind):
-    report = {
-        words_of(line) for bank in BANKS if bank.stem == f"{kind}_report" for line in bank.read_text().split("\n")
-    }
-    others = {words_of(line) for bank in BANKS if not bank.stem.endswith("_report") for line in bank.open()}
-    assert len(report) > 40
-    assert report & others <= {""}
