@@ -13,11 +13,12 @@ from torch import Tensor
 from esr_utils.detection import Detection, committed_detection
 from esr_utils.discovery import Discovery
 from esr_utils.engines.base import Engine
+from esr_utils.files import digest
 from esr_utils.matching import matched_sets
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, Trial, digest
+from esr_utils.records import PlannedTrial, Run, Trial
 from esr_utils.scales import DISCOVERY, AblationScale
-from esr_utils.steering import Ablate, Row, Sampling
+from esr_utils.steering import READING, Ablate, Row, Sampling
 from esr_utils.study import MAIN_LEVEL, Study
 from esr_utils.trials import make_row, plan_trials
 
@@ -126,7 +127,7 @@ class Ablation(Study):
         """Activations of every latent after steering, on the responses of the first trials of notebook 02."""
         pair, trials = self.engine.pair, self._source.run.trials()
         plans = self._replayed()[:: max(1, len(self._replayed()) // self.scale.n_read)]
-        reading = {"record_resid": (pair.reading_layer,), "sampling": Sampling(max_new_tokens=0)}
+        reading = {"record_resid": (pair.reading_layer,), "sampling": READING}
         rows = [replace(make_row(p, self.sampling), prefill=trials[p.id].response, **reading) for p in plans]
         for plan, response in zip(plans, self.engine.generate(rows), strict=True):
             yield plan, pair.sae.encode(response.resid[pair.reading_layer]).cpu()
@@ -246,10 +247,7 @@ class Ablation(Study):
 
     def _likelihood(self, arm: Arm, plain: Sequence[Trial]) -> dict[str, object]:
         engine = self._turned(arm) if arm.name == DIRECTIONS else self.engine
-        rows = [
-            Row(messages=t.plan.question, prefill=t.response, ablate=arm.ablate(), sampling=Sampling(max_new_tokens=0))
-            for t in plain
-        ]
+        rows = [Row(messages=t.plan.question, prefill=t.response, ablate=arm.ablate(), sampling=READING) for t in plain]
         read = np.concatenate(engine.log_likelihoods(rows))
         return {"condition": arm.condition, "log_likelihood": float(read.mean()), "n_tokens": len(read)}
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from esr_utils.files import write_whole
 from esr_utils.frames import score_measures
 from esr_utils.judges.replies import UnreadableError, locate
-from esr_utils.records import PlannedTrial, write_whole
+from esr_utils.records import PlannedTrial
 
 
 @dataclass(frozen=True, kw_only=True)

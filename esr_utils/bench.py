@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,8 +35,8 @@ from esr_utils.contenders import (
     Heat,
     schedule,
 )
+from esr_utils.files import write_whole
 from esr_utils.models import Pair, load_pair
-from esr_utils.records import write_whole
 
 Key = tuple[str, int]  # contender, batch
 
@@ -45,8 +45,12 @@ Key = tuple[str, int]  # contender, batch
 
 
 def measure(pair: Pair, settings: BenchSettings) -> pd.DataFrame:
+    """``timed`` for every contender, round by round until the budget is spent."""
+    return timed(schedule(pair, settings), _rounds(settings))
+
+
+def timed(heats: Sequence[Heat], rounds: Iterable[int]) -> pd.DataFrame:
     """One line a heat and round: contender, batch, round, tokens, seconds. Each contender is warmed up first."""
-    heats = schedule(pair, settings)
     for heat in tqdm(heats, desc="warm-up"):
         heat.contender.call([replace(row, sampling=replace(row.sampling, max_new_tokens=2)) for row in heat.rows])
     timings = [
@@ -57,7 +61,7 @@ def measure(pair: Pair, settings: BenchSettings) -> pd.DataFrame:
             "tokens": heat.n_tokens,
             "seconds": seconds_of(heat),
         }
-        for n in _rounds(settings)
+        for n in rounds
         for heat in tqdm(heats, desc=f"round {n + 1}")
     ]
     return pd.DataFrame(timings)

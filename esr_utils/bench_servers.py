@@ -6,22 +6,20 @@ turn, in rounds, so that a machine that slows down slows both, and the one that 
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from esr_utils.bench import machine, seconds_of, slug, speeds
+from esr_utils.bench import machine, slug, speeds, timed
 from esr_utils.config import DATA
-from esr_utils.contenders import BenchSettings, Contender, Heat, Tokens, ablating, bench_rows, endless, with_engine
+from esr_utils.contenders import BenchSettings, Contender, Heat, ablating, bench_rows, endless, heat, with_engine
 from esr_utils.engines.base import Engine
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.vllm import VLLMEngine
+from esr_utils.files import write_whole
 from esr_utils.models import load_pair
-from esr_utils.records import write_whole
-from esr_utils.steering import Row
 
 KINDS = ("steered", "steered, ablated and recorded")
 
@@ -31,34 +29,15 @@ def heats(hf: Engine, vllm: Engine, settings: BenchSettings) -> list[Heat]:
     steered = bench_rows(hf.pair, settings, [settings.n_tokens] * max(settings.batches))
     kinds = zip(KINDS, (steered, ablating(hf.pair, steered, settings.n_latents)), strict=True)
     return [
-        Heat(Contender(f"{engine.name}, {kind}", _call(engine)), len(rows), rows, settings.n_tokens * len(rows))
+        heat(Contender(f"{engine.name}, {kind}", partial(with_engine, engine)), len(rows), rows)
         for kind, rows in kinds
         for engine in (hf, vllm)
     ]
 
 
-def _call(engine: Engine) -> Callable[[Sequence[Row]], Tokens]:
-    return lambda rows: with_engine(engine, rows)
-
-
 def measure(hf: Engine, vllm: Engine, settings: BenchSettings) -> pd.DataFrame:
-    """One line a heat and round, as ``bench.measure`` gives them, after a warm-up of each heat."""
-    todo = heats(hf, vllm, settings)
-    for heat in todo:
-        heat.contender.call([replace(row, sampling=replace(row.sampling, max_new_tokens=2)) for row in heat.rows])
-    return pd.DataFrame(
-        [
-            {
-                "contender": heat.contender.name,
-                "batch": heat.batch,
-                "round": n,
-                "tokens": heat.n_tokens,
-                "seconds": seconds_of(heat),
-            }
-            for n in range(settings.min_rounds)
-            for heat in tqdm(todo, desc=f"round {n + 1}")
-        ]
-    )
+    """As ``bench.measure``, of both engines."""
+    return timed(heats(hf, vllm, settings), range(settings.min_rounds))
 
 
 def ratios(timings: pd.DataFrame) -> pd.DataFrame:

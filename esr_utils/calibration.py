@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 from scipy.special import betainc
-from sklearn.isotonic import IsotonicRegression
 from tqdm.auto import tqdm
 
 from esr_utils.engines.base import Engine
@@ -273,19 +272,6 @@ def calibration_table(probes: pd.DataFrame, settings: CalibrationSettings) -> pd
             }
         )
     return pd.DataFrame(lines)
-
-
-def level_at_target(levels: pd.Series, scores: pd.Series, *, target: float) -> float:
-    """Level at which scores, falling with the level and noisy, cross ``target``: between the means of an isotonic fit.
-
-    Responses without a score (NaN) are left out. A target that is not reached gives the highest level, one that is
-    passed from the start the lowest.
-    """
-    frame = pd.DataFrame({"level": levels, "score": scores}).dropna()
-    fit = IsotonicRegression(increasing=False).fit(frame["level"], frame["score"])
-    at = np.unique(frame["level"])
-    falling = fit.predict(at)
-    return round(float(np.interp(-target, -falling, at)), 3)
 
 
 def belief_table(probes: pd.DataFrame, settings: CalibrationSettings) -> pd.DataFrame:

@@ -5,8 +5,7 @@ repetition penalty, from the whole vocabulary. The end of turn is an ordinary to
 ``eos_token_id``), so nothing stops early and nothing pays for suppressing it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from esr_utils.corpus import corpus_prompts
 from esr_utils.engines.base import tokenize
 from esr_utils.engines.hf import HFEngine
+from esr_utils.hooks import editing
 from esr_utils.models import Pair
 from esr_utils.steering import Ablate, Row, Sampling, Steer, steering_delta
 
@@ -97,17 +97,20 @@ def schedule(pair: Pair, settings: BenchSettings) -> list[Heat]:
     first = Contender(FIRST_TOKEN, lambda rows: first_token(engine, rows))
     everyone = contenders(engine, pair, settings)
     return [
-        *(_heat(contender, len(rows), rows) for rows in usual for contender in everyone),
-        _heat(Contender(ALONE, lambda rows: one_at_a_time(pair, rows)), 1, few),
-        _heat(Contender(MIXED_STEERED, lambda rows: with_engine(engine, rows)), largest, mixed),
-        _heat(Contender(MIXED_GENERATE, lambda rows: with_generate(pair, rows)), largest, mixed),
+        *(heat(contender, len(rows), rows) for rows in usual for contender in everyone),
+        heat(Contender(ALONE, lambda rows: one_at_a_time(pair, rows)), 1, few),
+        heat(Contender(MIXED_STEERED, lambda rows: with_engine(engine, rows)), largest, mixed),
+        heat(Contender(MIXED_GENERATE, lambda rows: with_generate(pair, rows)), largest, mixed),
         *(Heat(first, n, bench_rows(pair, settings, [256] * n), 1) for n in (1, 3)),
     ]
 
 
 def contenders(engine: HFEngine, pair: Pair, settings: BenchSettings) -> list[Contender]:
     """Those that run at every batch size."""
-    bridge, traced = _bridge(pair), _traced(pair)
+    from esr_utils.engines.nnsight import NNsightEngine
+    from esr_utils.engines.transformer_lens import TransformerLensEngine
+
+    bridge, traced = TransformerLensEngine(pair).bridge, NNsightEngine(pair).model
     return [
         Contender(STEERED, lambda rows: with_engine(engine, rows)),
         Contender(ABLATING, lambda rows: with_engine(engine, ablating(pair, rows, settings.n_latents))),
@@ -118,7 +121,8 @@ def contenders(engine: HFEngine, pair: Pair, settings: BenchSettings) -> list[Co
     ]
 
 
-def _heat(contender: Contender, batch: int, rows: list[Row]) -> Heat:
+def heat(contender: Contender, batch: int, rows: list[Row]) -> Heat:
+    """A heat in which every row gets the length it asks for."""
     return Heat(contender, batch, rows, sum(row.sampling.max_new_tokens for row in rows))
 
 
@@ -195,7 +199,7 @@ def one_at_a_time(pair: Pair, rows: Sequence[Row]) -> Tokens:
     """What tutorials do: for each row a forward hook that adds one vector, and a call of ``transformers.generate``."""
     tokens: Tokens = []
     for row in rows:
-        with _adding(pair.blocks()[pair.steering_layer], steering_vectors(pair, [row])):
+        with editing(pair.blocks()[pair.steering_layer], steering_vectors(pair, [row]).add):
             tokens += with_generate(pair, [row])
     return tokens
 
@@ -238,18 +242,6 @@ def with_nnsight(traced: object, pair: Pair, rows: Sequence[Row]) -> Tokens:
     return _new_tokens(texts, max(map(len, prompts)), rows)
 
 
-def _bridge(pair: Pair) -> object:
-    from esr_utils.engines.transformer_lens import TransformerLensEngine
-
-    return TransformerLensEngine(pair).bridge
-
-
-def _traced(pair: Pair) -> object:
-    from esr_utils.engines.nnsight import NNsightEngine
-
-    return NNsightEngine(pair).model
-
-
 def left_padded(pair: Pair, rows: Sequence[Row]) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Prompts and their mask. The padding is a token of the row itself, so the penalty falls on no other."""
     prompts = [list(tokenize(row, pair).ids) for row in rows]
@@ -263,23 +255,6 @@ def steering_vectors(pair: Pair, rows: Sequence[Row]) -> Float[Tensor, "batch 1 
     """What each row adds at the steering layer, in the model's dtype."""
     vectors = torch.stack([steering_delta(row, pair)[pair.steering_layer] for row in rows])
     return vectors[:, None].to(pair.model.device, pair.model.dtype)
-
-
-@contextmanager
-def _adding(block: torch.nn.Module, vectors: Tensor) -> Iterator[None]:
-    fired: list[bool] = []
-
-    def hook(module: torch.nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
-        fired.append(True)
-        return (output[0] + vectors, *output[1:]) if isinstance(output, tuple) else output + vectors
-
-    handle = block.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-    if not fired:
-        raise RuntimeError("no token passed the hook that steers")
 
 
 def _generate_settings(rows: Sequence[Row]) -> dict:

@@ -26,6 +26,7 @@ from esr_utils.steering import Row, Sampling
 LAYERS = (16, 18, 20)
 PROMPTS_PER_TOPIC = 5
 SHARD_ROWS = 256
+HELD_OUT_EVERY = 20  # prompts whose index is a multiple of this are never trained on
 SAMPLING = Sampling(max_new_tokens=208, temperature=0.8, repetition_penalty=1.05)
 N_SHARDS = 44  # a little over two million response tokens
 N_WORKERS = 2

@@ -20,10 +20,11 @@ from esr_utils.calibration import (
 from esr_utils.catalogue import StrengthPrior, find_entry
 from esr_utils.columns import attempt_columns, trial_columns
 from esr_utils.config import KIT, check_stimuli, run_name
+from esr_utils.files import as_read, digest
 from esr_utils.judging import first_scores
 from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, as_read, digest
+from esr_utils.records import PlannedTrial, Run
 from esr_utils.scales import DETECTION, DetectionScale
 from esr_utils.shards import refuse_unfinished
 from esr_utils.study import JUDGE, MAIN_LEVEL, SECOND_JUDGE, Study

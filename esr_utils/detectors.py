@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from esr_utils.engines.hf import HFEngine
 from esr_utils.latents import SILENT
-from esr_utils.steering import Row, Sampling
+from esr_utils.steering import READING, Row
 
 MIN_ACTIVE = 0.8  # share of mismatched pairs. Source: paper, appendix (detector search)
 READ_AT_ONCE = 64  # pairs whose residual streams are held at a time
@@ -93,7 +93,7 @@ def read_pairs(
     pair, peaks, means = engine.pair, [], []
     layer = pair.reading_layer
     rows = [
-        Row(messages=question, prefill=response, record_resid=(layer,), sampling=Sampling(max_new_tokens=0))
+        Row(messages=question, prefill=response, record_resid=(layer,), sampling=READING)
         for question, response in zip(questions, responses, strict=True)
     ]
     for start in range(0, len(rows), READ_AT_ONCE):
@@ -227,7 +227,7 @@ def phrase_peaks(
     coded = [tokens(f" {phrase}") for phrase in phrases]
     layer = pair.reading_layer
     rows = [
-        Row(messages=q, prefill=(*tokens(o), *ids), record_resid=(layer,), sampling=Sampling(max_new_tokens=0))
+        Row(messages=q, prefill=(*tokens(o), *ids), record_resid=(layer,), sampling=READING)
         for q, o, ids in zip(questions, openings, coded, strict=True)
     ]
     read = [response.resid[layer][-len(ids) :] for response, ids in zip(engine.generate(rows), coded, strict=True)]

@@ -20,7 +20,7 @@ from torch import Tensor
 from esr_utils.engines.base import Engine
 from esr_utils.models import Pair
 from esr_utils.sae import SAE
-from esr_utils.steering import Row, Sampling
+from esr_utils.steering import READING, Row
 
 ASKED = "Please tell me what you know about {topic}."
 GGUF_NAME = "direction."  # of llama.cpp's control vectors: direction.<layer>
@@ -149,7 +149,7 @@ def topic_directions(engine: Engine, topics: Sequence[str], *, layer: int) -> Fl
     prompts = [engine.pair.chat_ids([{"role": "user", "content": ASKED.format(topic=topic)}]) for topic in topics]
     rows = [
         # engines record response tokens, so the prompt's last token is given as the start of the response
-        Row(token_ids=ids[:-1], prefill=ids[-1:], record_resid=(layer,), sampling=Sampling(max_new_tokens=0))
+        Row(token_ids=ids[:-1], prefill=ids[-1:], record_resid=(layer,), sampling=READING)
         for ids in prompts
     ]
     read = torch.stack([response.resid[layer][-1].float() for response in engine.generate(rows)])

@@ -12,15 +12,15 @@ from esr_utils.cuts import first_sentences
 from esr_utils.detection import Detection, committed_detection
 from esr_utils.detectors import PAPER_RULES, Readings, Rule
 from esr_utils.episodes import Episode
+from esr_utils.files import digest
 from esr_utils.prompts import load_prompts
-from esr_utils.records import Run, digest
+from esr_utils.records import Run
 from esr_utils.scales import DiscoveryScale
-from esr_utils.steering import Row, Sampling
+from esr_utils.steering import READING, Row
 from esr_utils.study import MAIN_LEVEL, Study
 from esr_utils.trials import make_row
 
 BANKS = range(1, 15)  # of restarts and near misses, which also fitted the gate of the offline judge
-READING = Sampling(max_new_tokens=0)
 OPENING_WORDS = 12  # of an answer, before a phrase is read
 
 

@@ -16,14 +16,15 @@ from esr_utils.config import results_dir
 from esr_utils.corrections import TrainingExample, unsteered_answers
 from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
+from esr_utils.files import digest
 from esr_utils.fine_tuning import TrainingSettings, train
 from esr_utils.frames import judged_frame
 from esr_utils.inducing import Arm, FineTuning, training_settings
 from esr_utils.models import ADAPTER_WEIGHTS, load_pair
 from esr_utils.prompts import load_prompts
-from esr_utils.records import Run, digest, open_run
+from esr_utils.records import Run, open_run
 from esr_utils.scales import DETECTION, FINE_TUNING
-from esr_utils.steering import Row, Sampling
+from esr_utils.steering import READING, Row
 from esr_utils.study import JUDGE, MAIN_LEVEL
 from esr_utils.trials import judge_trials, plan_trials, run_trials
 from esr_utils.wheels import sha256
@@ -53,7 +54,7 @@ def settings() -> TrainingSettings:
 def perplexities(engines: dict[str, HFEngine], answers: pd.DataFrame) -> pd.DataFrame:
     """Perplexity of each engine's model on unsteered answers of the base: subject, perplexity, n_tokens."""
     rows = [
-        Row(messages=answer.question, prefill=answer.response, sampling=Sampling(max_new_tokens=0))
+        Row(messages=answer.question, prefill=answer.response, sampling=READING)
         for answer in answers.itertuples()
         if answer.response.strip()
     ]

@@ -6,8 +6,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,12 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from esr_utils.config import DATA
-from esr_utils.corpus import LAYERS, SHARD_ROWS, corpus_prompts, load_shard, model_alone, shard_paths
-from esr_utils.models import Pair
+from esr_utils.corpus import HELD_OUT_EVERY, LAYERS, SHARD_ROWS, corpus_prompts, load_shard, shard_paths
 from esr_utils.sae import SAE, load_sae
+from esr_utils.sae_quality import loss_recovered, reconstruction
 
 FOLDER = DATA / "embedded"
-HELD_OUT_EVERY = 20  # prompts whose index is a multiple of this are never trained on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +82,12 @@ class Activations:
                 yield (batch - self.mean) / self.scale
 
 
-def train(recipe: Recipe, data: Activations, folder: Path, *, seed: int = 0) -> SAE:
+def train(recipe: Recipe, data: Activations, folder: Path) -> SAE:
     """Train with sae-lens, fold centring and scale into the weights, save in sae-lens format."""
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    torch.manual_seed(seed)  # sae-lens draws its initial weights from the global generator
+    torch.manual_seed(0)  # sae-lens draws its initial weights from the global generator
     settings = SAETrainerConfig(
         total_training_samples=recipe.n_samples,
         train_batch_size_samples=recipe.batch,
@@ -101,7 +99,7 @@ def train(recipe: Recipe, data: Activations, folder: Path, *, seed: int = 0) -> 
         autocast=True,
     )
     sae = _training_sae(recipe, data.mean.shape[0])
-    SAETrainer(cfg=settings, sae=sae, data_provider=data.batches(recipe.batch, seed)).fit()
+    SAETrainer(cfg=settings, sae=sae, data_provider=data.batches(recipe.batch, 0)).fit()
     sae.save_inference_model(folder)
     _fold(folder, data, recipe.layer)
     return load_sae(folder, name=f"layer {recipe.layer} {recipe.architecture}")
@@ -158,34 +156,6 @@ def _fold(folder: Path, data: Activations, layer: int) -> None:
     cfg_path.write_text(json.dumps(cfg, indent=1, sort_keys=True) + "\n")
 
 
-@torch.inference_mode()
-def reconstruction(sae: SAE, data: Activations, *, n_tokens: int | None = None) -> dict[str, float]:
-    """Explained variance, L0 and dead share on held-out response tokens.
-
-    Explained variance is 1 - |x - x_hat|^2 / |x - mean|^2, summed over tokens. ``without_massive`` leaves out of
-    both sums the few dimensions whose mean is over ten times the typical spread of a dimension.
-    """
-    tokens = data.held_out[:n_tokens].float()
-    spread = tokens.std(0)
-    massive = tokens.mean(0).abs() > 10 * spread.median()
-    error = torch.zeros(tokens.shape[1])
-    fired, n_active = torch.zeros(sae.d_sae), 0.0
-    for part in tokens.split(4096):
-        acts = sae.encode(part)
-        error += (part - sae.decode(acts)).pow(2).sum(0)
-        fired += (acts > 0).sum(0)
-        n_active += float((acts > 0).sum())
-    total = (tokens - tokens.mean(0)).pow(2).sum(0)
-    return {
-        "explained_variance": float(1 - error.sum() / total.sum()),
-        "explained_variance_without_massive": float(1 - error[~massive].sum() / total[~massive].sum()),
-        "n_massive_dimensions": int(massive.sum()),
-        "L0": n_active / len(tokens),
-        "dead_share": float((fired == 0).float().mean()),
-        "n_held_out_tokens": len(tokens),
-    }
-
-
 def compare(folder: Path) -> pd.DataFrame:
     """Train every recipe of ``COMPARED`` briefly and tabulate what it reaches on held-out tokens."""
     rows, loaded = [], {}
@@ -194,74 +164,9 @@ def compare(folder: Path) -> pd.DataFrame:
             loaded = {recipe.layer: Activations.load(recipe.layer)}
         data, start = loaded[recipe.layer], time.perf_counter()
         sae = train(recipe, data, folder / f"{recipe.layer}-{recipe.architecture}-{recipe.d_sae}")
-        rows.append({**asdict(recipe), **reconstruction(sae, data), "seconds": time.perf_counter() - start})
+        rows.append({**asdict(recipe), **reconstruction(sae, data.held_out), "seconds": time.perf_counter() - start})
         pd.DataFrame(rows).to_csv(folder / "comparison.csv", index=False)
     return pd.DataFrame(rows)
-
-
-@torch.inference_mode()
-def loss_recovered(sae: SAE, layer: int, *, n_rows: int = 64) -> dict[str, float]:
-    """Cross-entropy (nats a token) of held-out responses: as is, through the SAE, and with the layer wiped.
-
-    Only response tokens are replaced and scored. Recovered = (wiped - SAE) / (wiped - as is), with the layer wiped
-    to its mean (the harder yardstick, because the massive dimensions survive) and to zero.
-    """
-    pair, texts = model_alone(), held_out_responses(n_rows)
-    mean = torch.cat([resid for _, _, resid in texts]).float().mean(0)
-    ways = {
-        "as_is": lambda x: x,
-        "sae": lambda x: sae.decode(sae.encode(x)).to(x.dtype),
-        "mean": lambda x: mean.to(x.dtype).expand_as(x),
-        "zero": torch.zeros_like,
-    }
-    loss = {name: _cross_entropy(pair, texts, layer, way) for name, way in ways.items()}
-    return {
-        **{f"cross_entropy_{name}": value for name, value in loss.items()},
-        "loss_recovered_over_mean": (loss["mean"] - loss["sae"]) / (loss["mean"] - loss["as_is"]),
-        "loss_recovered_over_zero": (loss["zero"] - loss["sae"]) / (loss["zero"] - loss["as_is"]),
-        "n_responses": len(texts),
-    }
-
-
-def held_out_responses(n_rows: int) -> list[tuple[str, list[int], Tensor]]:
-    """(prompt, response tokens, residual stream) of the first held-out rows of the corpus, at the SAE's layer."""
-    prompts, found = corpus_prompts(), []
-    layer = load_sae(FOLDER / "sae").layer
-    for path in shard_paths():
-        shard = load_shard(path, layer)
-        for row in shard.row[shard.prompt % HELD_OUT_EVERY == 0].unique().tolist():
-            mine = shard.row == row
-            prompt = prompts[int(shard.prompt[mine][0])].text
-            found.append((prompt, shard.tokens[mine].tolist(), shard.resid[mine]))
-            if len(found) == n_rows:
-                return found
-    return found
-
-
-@contextmanager
-def _replacing(block: torch.nn.Module, first: int, way: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Pass what ``block`` puts out, from position ``first`` on, through ``way``."""
-
-    def hook(module: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:
-        return torch.cat([output[:, :first], way(output[:, first:])], dim=1)
-
-    handle = block.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _cross_entropy(pair: Pair, texts: list, layer: int, way: Callable[[Tensor], Tensor]) -> float:
-    total, n_tokens = 0.0, 0
-    for prompt, tokens, _ in texts:
-        ids = pair.chat_ids([{"role": "user", "content": prompt}])
-
-        with _replacing(pair.blocks()[layer], len(ids), way):
-            logits = pair.model(torch.tensor([[*ids, *tokens]])).logits[0, len(ids) : -1].float()
-        total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(tokens[1:]), reduction="sum"))
-        n_tokens += len(tokens) - 1
-    return total / n_tokens
 
 
 def measure(recipe: Recipe, data: Activations) -> dict:
@@ -279,7 +184,7 @@ def measure(recipe: Recipe, data: Activations) -> dict:
             "n_prompts": len(corpus_prompts()),
             "n_topics": len({prompt.topic for prompt in corpus_prompts()}),
         },
-        **reconstruction(sae, data),
+        **reconstruction(sae, data.held_out),
         **loss_recovered(sae, recipe.layer),
         "resid_norm_median": float(norms.median()),
         "resid_distance_from_mean_median": float((residuals - residuals.mean(0)).norm(dim=-1).median()),

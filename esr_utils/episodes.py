@@ -11,7 +11,7 @@ from scipy.stats import t
 from statsmodels.stats.multitest import multipletests
 
 from esr_utils.engines.base import Engine, Response
-from esr_utils.steering import Row, Sampling, Steer
+from esr_utils.steering import READING, Row, Steer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,9 +130,7 @@ def read_whole(engine: Engine, trials: pd.DataFrame, latents: Sequence[int]) -> 
 
 def _row(question: str, response: str | tuple[int, ...], latent: int, strength: float, record: Sequence[int]) -> Row:
     steer = (Steer(latent=latent, strength=strength),) if strength else ()
-    return Row(
-        messages=question, prefill=response, steer=steer, record=tuple(record), sampling=Sampling(max_new_tokens=0)
-    )
+    return Row(messages=question, prefill=response, steer=steer, record=tuple(record), sampling=READING)
 
 
 def compare_reading(recorded: Response, read: Response) -> dict[str, float]:

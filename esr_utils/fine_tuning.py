@@ -7,7 +7,7 @@ until training has ended, a checkpoint from which it goes on to the very same en
 import copy
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from esr_utils.corrections import TrainingExample
+from esr_utils.files import digest, write_whole
+from esr_utils.hooks import editing
 from esr_utils.models import Pair
-from esr_utils.records import digest, write_whole
 from esr_utils.steering import Row, Steer, steering_delta
 
 IGNORED = -100  # label of a token without loss
@@ -265,29 +266,16 @@ def _delta(example: TrainingExample, pair: Pair) -> Tensor | None:
     return steering_delta(row, pair)[pair.steering_layer]
 
 
-@contextmanager
-def _steered(model: PeftModel, pair: Pair, deltas: Sequence[Tensor | None]) -> Iterator[None]:
+def _steered(model: PeftModel, pair: Pair, deltas: Sequence[Tensor | None]) -> AbstractContextManager[None]:
     """Add each example's steering at every token, as the engine does in evaluation."""
     if all(delta is None for delta in deltas):
-        yield
-        return
+        return nullcontext()
     added = torch.stack([torch.zeros(pair.d_model) if delta is None else delta.cpu() for delta in deltas])[:, None, :]
 
-    fired = []
+    def add(resid: Tensor) -> Tensor:
+        return (resid.float() + added.to(resid.device)).to(resid.dtype)
 
-    def hook(module, args, output):
-        fired.append(True)
-        resid = output[0] if isinstance(output, tuple) else output
-        resid = (resid.float() + added.to(resid.device)).to(resid.dtype)
-        return (resid, *output[1:]) if isinstance(output, tuple) else resid
-
-    handle = _decoder(model).layers[pair.steering_layer].register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-    if not fired:
-        raise RuntimeError(f"no token passed the hook at layer {pair.steering_layer}: the examples were not steered")
+    return editing(_decoder(model).layers[pair.steering_layer], add)
 
 
 def _decoder(model: PeftModel) -> torch.nn.Module:

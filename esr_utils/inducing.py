@@ -11,19 +11,20 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from sklearn.isotonic import IsotonicRegression
 from tqdm.auto import tqdm
 
 from esr_utils import corrections, latents
-from esr_utils.calibration import level_at_target
 from esr_utils.config import ROOT
 from esr_utils.corrections import TrainingExample
 from esr_utils.detection import Detection
 from esr_utils.engines.hf import HFEngine
+from esr_utils.files import digest
 from esr_utils.fine_tuning import TrainingSettings, encode, masked_text, train
 from esr_utils.judging import first_scores
 from esr_utils.models import ADAPTER_WEIGHTS, Pair, adapted
 from esr_utils.prompts import load_prompts
-from esr_utils.records import PlannedTrial, Run, digest
+from esr_utils.records import PlannedTrial, Run
 from esr_utils.sae import SAE
 from esr_utils.scales import DETECTION, FineTuningScale
 from esr_utils.study import JUDGE, Study
@@ -248,6 +249,19 @@ class FineTuning(Study):
             source=[arm.source if arm else BASE for arm in its_arm],
             training_seed=[arm.seed if arm else 0 for arm in its_arm],
         )
+
+
+def level_at_target(levels: pd.Series, scores: pd.Series, *, target: float) -> float:
+    """Level at which scores, falling with the level and noisy, cross ``target``: between the means of an isotonic fit.
+
+    Responses without a score (NaN) are left out. A target that is not reached gives the highest level, one that is
+    passed from the start the lowest.
+    """
+    frame = pd.DataFrame({"level": levels, "score": scores}).dropna()
+    fit = IsotonicRegression(increasing=False).fit(frame["level"], frame["score"])
+    at = np.unique(frame["level"])
+    falling = fit.predict(at)
+    return round(float(np.interp(-target, -falling, at)), 3)
 
 
 def training_settings(scale: FineTuningScale, *, seed: int) -> TrainingSettings:

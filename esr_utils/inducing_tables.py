@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
 from esr_utils import paired, published
 from esr_utils.inducing import BASE
@@ -73,9 +72,8 @@ def beside_paper(trials: pd.DataFrame) -> pd.DataFrame:
     independent and events worked out from rounded rates. Of the paper's ESR rates by share only a curve was published.
     """
     paper = published.recovery_by_share()
-    n_events = (paper["value"] * paper["n"]).round()
-    low, high = proportion_confint(n_events, paper["n"], method="wilson")
-    paper = paper.assign(who="Llama-3.1-8B, published", origin="paper", ci_low=low, ci_high=high)
+    paper = paper.assign(who="Llama-3.1-8B, published", origin="paper")
+    paper = paper.join(published.wilson(paper["value"], paper["n"]))
     ours = by_share(trials).query("condition == 'recalibrated' and quantity == 'recovery' and training_seed.isna()")
     ours = ours.assign(who="ours, embedded model", origin="ours")
     columns = ["who", "origin", "share", "value", "ci_low", "ci_high", "n"]

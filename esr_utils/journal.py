@@ -40,11 +40,16 @@ class Journal:
         Raises:
             JournalError: another line is not JSON or has no key, or two lines of one file have one key and differ.
         """
-        records: dict[tuple, Record] = {}
+        return list(self.records())
+
+    def records(self) -> Iterator[Record]:
+        """As ``read``, one by one."""
+        seen: set[tuple] = set()
         for path in self.paths():
             for key, record in self.records_of(path):
-                records.setdefault(key, record)
-        return list(records.values())
+                if key not in seen:
+                    seen.add(key)
+                    yield record
 
     def differing(self) -> list[tuple[Path, Record]]:
         """Records that do not count, since a file before theirs has the same key with another content."""

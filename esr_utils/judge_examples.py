@@ -14,9 +14,9 @@ import numpy as np
 from esr_utils.config import DATA
 from esr_utils.cuts import first_sentences
 from esr_utils.engines.base import Engine
+from esr_utils.files import write_whole
 from esr_utils.latents import load_labels
 from esr_utils.prompts import load_prompts
-from esr_utils.records import write_whole
 from esr_utils.steering import Row, Sampling, Steer
 
 FOLDER = DATA / "judge"

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from esr_utils.embedding import MODEL_NAME, batches, load_encoder, pooled
+from esr_utils.files import write_whole
 from esr_utils.judge_examples import FITTED, FOLDER
 from esr_utils.judge_readings import gold_attempts, load_readings, restart_marks
 from esr_utils.judges.offline import WAYS, OfflineJudge, Scale, distinct_share, relevance_by
@@ -36,7 +37,6 @@ from esr_utils.judges.restarts import (
     load_gate,
     sentences_of,
 )
-from esr_utils.records import write_whole
 
 BANKS = range(1, 15)
 LEARNING_RATE, N_PASSES, BATCH, SEED = 1.5e-3, 3, 64, 0

@@ -11,12 +11,12 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
+from esr_utils.files import write_whole
 from esr_utils.judge_examples import FOLDER, PARTS
 from esr_utils.judge_readings import gold_attempts, load_readings, restart_marks
 from esr_utils.judges.offline import WAYS, offline_judge
 from esr_utils.judges.restarts import find_restarts
 from esr_utils.judging import Case, Judge, Verdict
-from esr_utils.records import write_whole
 
 ON_TOPIC, OFF_TOPIC = 60.0, 20.0  # readers' scores at or above, at or below
 N_DRAWS = 1000

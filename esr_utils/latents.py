@@ -17,7 +17,7 @@ from torch import Tensor
 from esr_utils.catalogue import find_entry
 from esr_utils.engines.hf import HFEngine
 from esr_utils.neuronpedia import neuronpedia_labels
-from esr_utils.steering import Row, Sampling
+from esr_utils.steering import READING, Row, Sampling
 
 RULES = ("paper", "code")
 N_DROPPED_PER_QUESTION = 100  # paper, section 2.2
@@ -102,7 +102,7 @@ def question_rows(engine: HFEngine, questions: Sequence[str]) -> list[Row]:
     for question in questions:
         turns = [{"role": "user", "content": question}]
         first, *rest = engine.pair.template_ids(turns, add_generation_prompt=False)
-        rows.append(Row(token_ids=(first,), prefill=tuple(rest), sampling=Sampling(max_new_tokens=0)))
+        rows.append(Row(token_ids=(first,), prefill=tuple(rest), sampling=READING))
     return rows
 
 

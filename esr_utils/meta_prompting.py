@@ -9,9 +9,10 @@ import pandas as pd
 from esr_utils import latents, reference
 from esr_utils.config import DATA, KIT, PAPER, check_stimuli, run_name
 from esr_utils.detection import Detection
+from esr_utils.files import digest
 from esr_utils.prompts import load_prompts
 from esr_utils.published import META_PROMPTS
-from esr_utils.records import PlannedTrial, Run, digest
+from esr_utils.records import PlannedTrial, Run
 from esr_utils.scales import DETECTION, MetaPromptingScale
 from esr_utils.steering import Row, Sampling
 from esr_utils.study import MAIN_LEVEL, Study

@@ -15,7 +15,7 @@ from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3.util import Retry
 
-from esr_utils.records import write_whole
+from esr_utils.files import write_whole
 from esr_utils.wheels import cache_dir
 
 BUCKET = "https://neuronpedia-datasets.s3.us-east-1.amazonaws.com"

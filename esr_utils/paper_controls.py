@@ -18,16 +18,10 @@ from esr_utils.beside import (
     words,
 )
 from esr_utils.config import DATA, results_dir
-from esr_utils.published import META_PROMPTS
+from esr_utils.published import ANALYSIS, META_PROMPTS, WHOLE_RESPONSE
 from esr_utils.result_tables import told
 
 KINDS = ("none", "neutral", "focus", "self_monitor", "resist", "label")
-WHOLE_RESPONSE = {
-    "restart": "holistic explicit restart rate",
-    "shift": "holistic gradual shift rate",
-    "recovery": "holistic improvement rate",
-}
-ANALYSIS = "whole_response_judge_analysis.md"
 
 
 def fig14_18() -> pd.DataFrame:

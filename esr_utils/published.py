@@ -108,7 +108,11 @@ META_PROMPTS = {  # kind -> condition of the whole-response rates, with the auth
     "resist": "meta-prompt resist_manipulation",
     "label": "meta-prompt ignore_latent_label",
 }
-WHOLE_RESPONSE = {"restart": "holistic explicit restart rate", "recovery": "holistic improvement rate"}
+WHOLE_RESPONSE = {  # quantity -> as published
+    "restart": "holistic explicit restart rate",
+    "shift": "holistic gradual shift rate",
+    "recovery": "holistic improvement rate",
+}
 ANALYSIS = "whole_response_judge_analysis.md"  # a summary of it rounds some of its rates otherwise
 
 
@@ -120,8 +124,8 @@ def meta_prompt_rates() -> pd.DataFrame:
     numbers, parts = published().query("source == @ANALYSIS"), []
     names = numbers["quantity"].str.removesuffix(" (score>=7)")
     for kind, condition in META_PROMPTS.items():
-        for quantity, name in WHOLE_RESPONSE.items():
-            lines = numbers[(numbers["condition"] == condition) & (names == name)]
+        for quantity in ("restart", "recovery"):
+            lines = numbers[(numbers["condition"] == condition) & (names == WHOLE_RESPONSE[quantity])]
             known = {"value": lines["value"].astype(float) / 100, "n": lines["n"].astype(float)}
             parts.append(pd.DataFrame({"who": lines["model"], "kind": kind, "quantity": quantity, **known}))
     return pd.concat(parts, ignore_index=True)

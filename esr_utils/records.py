@@ -1,21 +1,18 @@
 """Run folders: settings, versions, trials and judgements of one run, kept so that it can stop anywhere and go on."""
 
-import csv
-import hashlib
 import json
-import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from esr_utils.files import digest, read_written, table_text, write_whole
 from esr_utils.journal import Journal
 from esr_utils.judging import Attempt, Verdict
 from esr_utils.shards import FOLDER, Shard, shard_folders
@@ -155,16 +152,16 @@ class Run:
 
     def trial_records(self) -> Iterator[dict]:
         """As ``trials``, line by line as they were written."""
-        seen, journal = set(), self._trials()
-        for path in journal.paths():
-            for key, record in journal.records_of(path):
-                if key not in seen:
-                    seen.add(key)
-                    yield record
+        return self._trials().records()
 
     def add_judgements(self, judge: str, judgements: Iterable[Judgement]) -> None:
         """Write what a judge said; it outlasts a kill."""
-        self._judgements(judge).append(_judgement_record(judgement) for judgement in judgements)
+        self._judgements(judge).append(
+            {"trial_id": judgement.trial_id, "repeat": judgement.repeat}
+            | ({"read": judgement.read} if judgement.read else {})
+            | asdict(judgement.verdict)
+            for judgement in judgements
+        )
 
     def judgements(self, judge: str) -> dict[tuple[str, int], Judgement]:
         """Judgements by trial id and repeat, each of the response that ``trials`` has."""
@@ -233,44 +230,18 @@ class Run:
         found = [path for path in found if path.exists()]
         if not found:
             found = [self.own / f"{name}.csv"]
-            write_whole(found[0], _table_text(make()))
+            write_whole(found[0], table_text(make()))
         if len({path.read_bytes() for path in found}) > 1:
             raise ValueError(
                 f"{name}.csv differs between {' and '.join(path.parent.name for path in found)}, so their shards are "
                 f"not parts of one run; keep one of them in {self.folder.name}, delete the others and their shards"
             )
-        return _read_table(found[0])
-
-
-def _judgement_record(judgement: Judgement) -> dict:
-    of = {"trial_id": judgement.trial_id, "repeat": judgement.repeat}
-    return of | ({"read": judgement.read} if judgement.read else {}) | asdict(judgement.verdict)
+        return read_written(found[0])
 
 
 def read_of(response: str) -> str:
     """What tells a response from another one of the same trial."""
     return digest(response)[:8]
-
-
-def _table_text(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, float_format="%.6g", quoting=csv.QUOTE_NONNUMERIC)
-
-
-def as_read(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table as ``Run.frame`` gives it back, to the same digits, without writing it."""
-    return _read_table(StringIO(_table_text(frame)))
-
-
-def _read_table(path: Path | StringIO) -> pd.DataFrame:
-    """A table as it was written: a text that says NA is a text, an empty one is empty (unless a whole column is)."""
-    frame = pd.read_csv(path, keep_default_na=False, na_values=[""], lineterminator="\n")
-    texts = frame.select_dtypes(include=["object", "str"]).columns
-    return frame.fillna(dict.fromkeys(texts, ""))
-
-
-def digest(value: object) -> str:
-    """SHA-256 of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
 def open_run(folder: Path, settings: Any, *, shard: Shard | None = None) -> Run:
@@ -298,20 +269,6 @@ def _check_settings(folder: Path, wanted: dict) -> None:
     if differing:
         fields = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in differing)
         raise ValueError(f"{folder.name} was made with other settings ({fields}); delete the folder or restore them")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either all there or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _description(settings: dict) -> dict:

@@ -54,7 +54,8 @@ def meta_prompts() -> dict[str, str]:
     Source: paper, section 3.3. Its text names two more, which the repository does not hold.
     """
     with _looking_for("function _default_prompt_variants that returns pairs of an id and a template", VARIANTS):
-        (function,) = _functions(_tree(VARIANTS), "_default_prompt_variants")
+        functions = [node for node in _tree(VARIANTS).body if isinstance(node, ast.FunctionDef)]
+        (function,) = [node for node in functions if node.name == "_default_prompt_variants"]
         (returned,) = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
         templates = {name: _suffix(template) for name, template in ast.literal_eval(returned)}
     with _looking_for(f"templates called {', '.join(VARIANT_IDS)}", VARIANTS):
@@ -157,10 +158,6 @@ def _lines(path: str) -> list[str]:
 def _tree(path: str) -> ast.Module:
     with _looking_for("Python", path):
         return ast.parse(_read(path))
-
-
-def _functions(tree: ast.Module, name: str) -> list[ast.FunctionDef]:
-    return [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
 
 
 def _is_named(node: ast.Assign, name: str) -> bool:

@@ -19,6 +19,7 @@ from urllib.request import urlopen
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from esr_utils.config import DATA
+from esr_utils.files import write_whole
 from esr_utils.wheels import cache_dir
 
 REPOSITORY = "agencyenterprise/endogenous-steering-resistance"
@@ -77,7 +78,13 @@ def reference_file(path: str) -> Path:
     entry = _entry(path)
     cached = cache_dir() / f"reference-{COMMIT[:7]}" / path
     if not (cached.is_file() and entry.is_this(cached.read_bytes())):
-        _write(cached, _fetch(entry))
+        data = _fetch(entry)
+        try:
+            write_whole(cached, data)
+        except OSError as error:
+            raise ReferenceFileError(
+                f"could not write {cached} ({error.strerror}); free some space or point ESR_CACHE to another folder"
+            ) from None
     return cached
 
 
@@ -151,19 +158,3 @@ def _told_apart(url: str) -> Iterator[None]:
         raise _PassingError(str(error.reason)) from None
     except (OSError, HTTPException, ValueError) as error:  # the last: an address that makes no sense
         raise _PassingError(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of it or nothing, also if the disk is full."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ReferenceFileError(
-            f"could not write {path} ({error.strerror}); free some space or point ESR_CACHE to another folder"
-        ) from None

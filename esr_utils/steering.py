@@ -101,6 +101,9 @@ class Sampling:
             raise ValueError(f"repetition_penalty {self.repetition_penalty} is not a positive number")
 
 
+READING = Sampling(max_new_tokens=0)  # draws nothing: what is given as the start of the response is read
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Row:
     """One response to be made. A row's result depends on the row alone.

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
 from esr_utils import metrics, power, published
 from esr_utils.detection import Detection
@@ -31,9 +30,7 @@ def beside_paper(trials: pd.DataFrame) -> pd.DataFrame:
     taken for independent, its event counts worked out from rounded rates; ours are clustered.
     """
     paper = published.main_rates()
-    paper["n_events"] = (paper["rate"] * paper["n"]).round()
-    low, high = proportion_confint(paper["n_events"], paper["n"], method="wilson")
-    paper = paper.assign(who=paper["model"], ci_low=low, ci_high=high, origin="paper")
+    paper = paper.assign(who=paper["model"], origin="paper").join(published.wilson(paper["rate"], paper["n"]))
     arms = trials[trials["level"].isin(ARMS)]
     ours = metrics.rates(arms.assign(arm=arms["level"].map(ARMS)), ["subject", "arm"])
     ours = ours.assign(who=ours["subject"] + ", " + ours["arm"], origin="ours")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from esr_utils.engines.hf import HFEngine
-from esr_utils.steering import Row, Sampling
+from esr_utils.steering import READING, Row, Sampling
 
 N_DISTRACTORS = 4
 READ_TOKENS = 2048  # of a response, from its start: a longer one is judged by these
@@ -45,7 +45,7 @@ class Topicality:
         its mean probability given the distractors, from what went before in its stretch."""
         asked = [self._competitors(question) for question in questions]
         rows = [
-            Row(messages=question, prefill=self._tokens(response), sampling=Sampling(max_new_tokens=0))
+            Row(messages=question, prefill=self._tokens(response), sampling=READING)
             for competitors, response in zip(asked, responses, strict=True)
             for question in competitors
         ]

@@ -127,14 +127,11 @@ def _batches(judge: Judge, done: Sequence[Trial], judged: Container[str]) -> lis
     else:
         arms: dict[tuple, list[Trial]] = {}
         for trial in done:
-            arms.setdefault(_arm_of(trial.plan), []).append(trial)
+            plan = trial.plan
+            arms.setdefault((plan.subject, plan.latent, plan.condition, plan.level), []).append(trial)
         groups = list(arms.values())
     cut = [group[i : i + JUDGED_AT_ONCE] for group in groups for i in range(0, len(group), JUDGED_AT_ONCE)]
     return [batch for batch in cut if any(trial.plan.id not in judged for trial in batch)]
-
-
-def _arm_of(plan: PlannedTrial) -> tuple[str, int, str, float]:
-    return plan.subject, plan.latent, plan.condition, plan.level
 
 
 def _case(trial: Trial, labels: pd.Series | None) -> Case:

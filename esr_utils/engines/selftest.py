@@ -15,7 +15,7 @@ import torch
 from esr_utils.engines.base import Engine, Response
 from esr_utils.engines.hf import HFEngine
 from esr_utils.models import Pair
-from esr_utils.steering import Ablate, Row, Sampling, Steer
+from esr_utils.steering import READING, Ablate, Row, Sampling, Steer
 
 QUESTIONS = (
     "Explain how to repot a plant.",
@@ -258,7 +258,7 @@ def all_engines(pair: Pair) -> list[Engine]:
 def _forced_row(pair: Pair, **edits) -> Row:
     """A fixed answer to a fixed question, read but not continued."""
     answer = "First, find a pot that is a little larger than the old one. Then add some fresh soil."
-    return Row(messages=QUESTIONS[0], prefill=answer, sampling=Sampling(max_new_tokens=0), scope="generated", **edits)
+    return Row(messages=QUESTIONS[0], prefill=answer, sampling=READING, scope="generated", **edits)
 
 
 def _read(pair: Pair, *, layers: tuple[int, ...] | None = None, **edits) -> Response:

@@ -20,7 +20,7 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.judges.restarts import attempt_spans, find_restarts
 from esr_utils.judging import Attempt, Case, Verdict
 from esr_utils.prompts import load_prompts
-from esr_utils.steering import Row, Sampling
+from esr_utils.steering import READING, Row
 from esr_utils.topicality import READ_TOKENS, Topicality
 
 SCALES = DATA / "judge" / "scales.json"
@@ -111,14 +111,14 @@ class OfflineJudge:
         """Mean log-likelihood of each text's tokens as an answer to its question, in nats."""
         tokens = [tuple(self.reader.pair.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         rows = [
-            Row(messages=question, prefill=ids[:READ_TOKENS], sampling=Sampling(max_new_tokens=0))
+            Row(messages=question, prefill=ids[:READ_TOKENS], sampling=READING)
             for question, ids in zip(questions, tokens, strict=True)
         ]
         return np.array([read.mean() if len(read) else 0.0 for read in self.reader.log_likelihoods(rows)])
 
     def _recovery(self, cases: Sequence[Case]) -> list[float]:
         """0 to 10: the largest rise of mean relevance from before to after any place in the response."""
-        windows = [_windows(case.response) for case in cases]
+        windows = [_split(case.response, WINDOW_WORDS) if case.response.strip() else [] for case in cases]
         questions = [case.question for case, parts in zip(cases, windows, strict=True) for _ in parts]
         curve = self.scale.relevance(self.relevance(questions, [text for parts in windows for text in parts]))
         ends = np.cumsum([len(parts) for parts in windows])
@@ -170,10 +170,6 @@ def distinct_share(text: str) -> float:
     words = re.findall(r"\w+", text.lower())
     stretches = [tuple(words[i : i + REPEAT_WORDS]) for i in range(len(words) - REPEAT_WORDS + 1)]
     return len(set(stretches)) / len(stretches) if stretches else 1.0
-
-
-def _windows(response: str) -> list[str]:
-    return _split(response, WINDOW_WORDS) if response.strip() else []
 
 
 def _split(text: str, n_words: int) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from esr_utils import bench, contenders
 from esr_utils.contenders import BenchSettings, Contender, Heat
+from esr_utils.engines.nnsight import NNsightEngine
 from esr_utils.models import Pair
 
 SETTINGS = BenchSettings(
@@ -99,7 +100,7 @@ def test_contenders_leave_the_model_as_it_was(heats, tiny_llama):
         return [(len(module._forward_hooks), vars(module).get("forward")) for module in tiny_llama.model.modules()]
 
     before = state()
-    contenders._traced(tiny_llama)  # nnsight replaces each module's forward, in a copy
+    NNsightEngine(tiny_llama)  # nnsight replaces each module's forward, in a copy
     for heat in heats:
         heat.contender.call(heat.rows)
     assert state() == before

@@ -17,7 +17,6 @@ from esr_utils.calibration import (
     beliefs_after,
     calibrate,
     calibration_table,
-    level_at_target,
     measured_prior,
 )
 from esr_utils.engines.hf import HFEngine
@@ -254,21 +253,6 @@ def test_the_table_and_the_verified_responses_have_the_same_strength():
     probes = calibrate(Responder(), gappy_score, LATENTS, QUESTIONS, SETTINGS)
     verified = probes[probes["stage"] == VERIFY].groupby("latent")["strength"].unique()
     assert [list(v) for v in verified] == [[s] for s in calibration_table(probes, SETTINGS)["strength"]]
-
-
-@pytest.mark.parametrize(
-    ("scores", "level"),
-    [
-        ([60.0, 40.0, 20.0], 1.5),  # between the second and the third
-        ([40.0, 60.0, 20.0], 1.667),  # the first two are pooled to 50
-        ([20.0, 10.0, 5.0], 0.5),  # passed from the start
-        ([90.0, 80.0, 70.0], 2.0),  # not reached
-        ([60.0, np.nan, 20.0], 1.625),  # no score at the second level
-    ],
-)
-def test_level_at_target_is_where_the_falling_mean_crosses(scores, level):
-    levels = pd.Series([0.5, 1.0, 2.0])
-    assert level_at_target(levels, pd.Series(scores), target=30.0) == level
 
 
 def test_a_prior_is_measured_in_units_of_a_decoder_direction(tiny_llama):

@@ -11,7 +11,7 @@ from esr_utils import metrics
 from esr_utils.catalogue import CATALOGUE
 from esr_utils.config import DATA, ROOT, results_dir
 from esr_utils.embedded_corrector import BASE, CORRECTOR, examples, settings, sweep
-from esr_utils.records import digest
+from esr_utils.files import digest
 from esr_utils.wheels import sha256
 
 FOLDER = results_dir(CORRECTOR, "corrector", "standard")

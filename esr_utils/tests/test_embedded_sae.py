@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from esr_utils.config import ROOT
-from esr_utils.corpus import corpus_prompts, corpus_rows
+from esr_utils.corpus import HELD_OUT_EVERY, corpus_prompts, corpus_rows
 from esr_utils.embedded_labels import make_label, near_words, peak_word, word_before
-from esr_utils.embedded_sae import FOLDER, HELD_OUT_EVERY, Activations, Recipe, reconstruction, train
+from esr_utils.embedded_sae import FOLDER, Activations, Recipe, train
 from esr_utils.sae import load_sae
+from esr_utils.sae_quality import reconstruction
 
 RECIPE = Recipe(layer=3, d_sae=64, k=4, n_samples=60_000, batch=512, lr=3e-3)
 
@@ -31,7 +32,7 @@ def made_up() -> Activations:
 @pytest.mark.parametrize("architecture", ["batchtopk", "topk"])
 def test_a_trained_sae_explains_sparse_data_in_raw_units(made_up, tmp_path, architecture):
     sae = train(Recipe(**{**vars(RECIPE), "architecture": architecture}), made_up, tmp_path)
-    quality = reconstruction(sae, made_up)
+    quality = reconstruction(sae, made_up.held_out)
     assert quality["explained_variance"] > 0.8
     assert quality["explained_variance_without_massive"] > 0.8
     assert quality["n_massive_dimensions"] == 1

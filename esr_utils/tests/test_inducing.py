@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from esr_utils import detection, inducing, study
 from esr_utils.engines.hf import HFEngine
-from esr_utils.inducing import BASE, Arm, FineTuning, far_from
+from esr_utils.inducing import BASE, Arm, FineTuning, far_from, level_at_target
 from esr_utils.prompts import load_prompts
 from esr_utils.scales import FINE_TUNING
 from esr_utils.tests.conftest import tiny_sae
@@ -180,3 +181,18 @@ def test_every_scale_makes_answers_and_steered_starts_enough_for_its_mixes(name)
     assert n_answers >= scale.n_examples * (1 - min(scale.shares))
     n_starts = scale.n_drift_latents * scale.n_drifts
     assert 0.6 * n_starts >= scale.n_examples * max(scale.shares)  # of the starts drawn so far 70% had derailed
+
+
+@pytest.mark.parametrize(
+    ("scores", "level"),
+    [
+        ([60.0, 40.0, 20.0], 1.5),  # between the second and the third
+        ([40.0, 60.0, 20.0], 1.667),  # the first two are pooled to 50
+        ([20.0, 10.0, 5.0], 0.5),  # passed from the start
+        ([90.0, 80.0, 70.0], 2.0),  # not reached
+        ([60.0, np.nan, 20.0], 1.625),  # no score at the second level
+    ],
+)
+def test_level_at_target_is_where_the_falling_mean_crosses(scores, level):
+    levels = pd.Series([0.5, 1.0, 2.0])
+    assert level_at_target(levels, pd.Series(scores), target=30.0) == level

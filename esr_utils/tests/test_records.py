@@ -6,8 +6,9 @@ import jaxtyping
 import pandas as pd
 import pytest
 
+from esr_utils.files import write_whole
 from esr_utils.judging import Attempt, Verdict
-from esr_utils.records import Judgement, PlannedTrial, Run, Trial, open_run, write_whole
+from esr_utils.records import Judgement, PlannedTrial, Run, Trial, open_run
 from esr_utils.shards import Shard
 
 

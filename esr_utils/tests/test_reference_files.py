@@ -173,12 +173,10 @@ def test_a_missing_folder_is_told_without_waiting(repository, monkeypatch):
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(repository, monkeypatch):
-    def full(path: Path, data: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(data[:5])
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ReferenceFileError, match="could not write .*No space left on device.*free some space or point"):
         reference.prompts()
     assert repository.kept() == []
