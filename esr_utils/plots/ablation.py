@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, SMALL
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, beside
 
 PANELS = ("first_score", "multi_attempt", "esr")
 MANY = ("matched set", "random directions")  # kinds of arm that are drawn several times
@@ -74,5 +74,4 @@ def _rows(axis: Axes, part: pd.DataFrame, names: Sequence[str], factor: float) -
             colour, told = {"none": GREY, "detectors": BLUE}.get(name, ORANGE), mine["told"].iloc[0]
             axis.plot(factor * mine[["ci_low", "ci_high"]].to_numpy()[0], [y, y], color=colour, lw=1.2)
             axis.plot(x, [y], "o", ms=4, color=colour, clip_on=False)
-        look = {"transform": axis.get_yaxis_transform(), "fontsize": SMALL, "va": "center", "color": colour}
-        axis.text(1.03, y, told, **look)
+        beside(axis, y, told, x=1.03, color=colour)

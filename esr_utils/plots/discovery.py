@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL, beside
 
 GROUP_COLOURS = {"detectors": BLUE, "backtracking": ORANGE}
 WHERE_NAMES = {
@@ -50,7 +50,7 @@ def stability(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
         told = (
             f"{line.mean:.3g}" if line.least == line.most else f"{line.mean:.3g} ({line.least:.0f} to {line.most:.0f})"
         )
-        right.text(1.02, at, told, transform=right.get_yaxis_transform(), fontsize=7, va="center")
+        beside(right, at, told, size=7)
     right.set_yticks(y, [name.replace(" (", "\n(") for name in rules["rule"]], fontsize=7)
     right.set(xlabel="latents kept of one derangement", xlim=(-2, None), ylim=(len(rules) - 0.5, -0.5))
     sns.despine(figure)
@@ -71,8 +71,7 @@ def levels(table: pd.DataFrame) -> Figure:
         axis.hlines(y, mine["ci_low"], mine["ci_high"], color=GROUP_COLOURS[group], lw=1.2)
         axis.plot(mine["mean"], y, "o", ms=4, color=GROUP_COLOURS[group])
         for at, n in zip(y, mine["n"], strict=True):
-            look = {"transform": axis.get_yaxis_transform(), "fontsize": SMALL, "va": "center"}
-            axis.text(1.02, at, f"n {n:.0f}", color=GROUP_COLOURS[group], **look)
+            beside(axis, at, f"n {n:.0f}", color=GROUP_COLOURS[group])
         axis.set_yticks(y, [WHERE_NAMES[where].replace("\n", " ") for where in mine.index], fontsize=7.5)
         axis.set(title=group, xlabel="mean activation, 95%", xlim=(0, None), ylim=(len(mine) - 0.5, -0.5))
     sns.despine(figure)

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, SMALL
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, beside
 
 CONDITIONS = {"baseline": GREY, "fixed": BLUE, "recalibrated": ORANGE}
 CONDITION_NAMES = {
@@ -76,10 +76,7 @@ def controls(table: pd.DataFrame) -> Figure:
                 y = arms.index(line.arm) + 0.25 * (i - 1)
                 axis.plot([100 * line.ci_low, 100 * line.ci_high], [y, y], color=colour, lw=1.1)
                 axis.plot(100 * line.value, y, "o", ms=3.5, color=colour)
-                told = f"{line.n_events:.0f}/{line.n:.0f}"
-                axis.text(
-                    1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=SMALL, va="center", color=colour
-                )
+                beside(axis, y, f"{line.n_events:.0f}/{line.n:.0f}", color=colour)
         axis.set_title(f"{names[quantity]} (%)", fontsize=8)
         axis.tick_params(axis="x", labelsize=7)
     axes[1].axvline(50, color=GREY, lw=0.8, ls=":")

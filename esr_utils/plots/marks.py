@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from esr_utils.beside import AUTHORS, ONE_OF_MANY
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL, beside
 
 GREEN = "#009e73"
 RANGE = "range over pairs"  # an interval that is none: its ends are what was published
@@ -101,7 +101,7 @@ def rows(axis: Axes, part: pd.DataFrame, who: Sequence[str], arms: Mapping[str, 
     for name, many in part[part["note"] == ONE_OF_MANY].groupby("who"):
         middle = number(factor * many["value"].mean(), is_rounded=True)
         told = f"mean {middle}, {len(many)} × {many['n'].iloc[0]:,.0f}"
-        _beside(axis, float(who.index(name)), told, BLUE)
+        beside(axis, float(who.index(name)), told, x=1.05, color=BLUE)
     highest = np.nanmax([0, *(factor * part[["value", "ci_high"]].max())])
     lowest = np.nanmin([0, *(factor * part[["value", "ci_low"]].min())])
     axis.set_xlim(1.08 * lowest - 0.03 * highest, 1.08 * highest or 1)
@@ -127,13 +127,7 @@ def point(axis: Axes, line: tuple, y: float, colour: str, *, factor: float) -> N
         marker = {"at most": "<", "more than": ">"}.get(line.note, "o")
         look = {"ms": 3.8, "mew": 1, "clip_on": False, "zorder": 3}
         axis.plot(factor * line.value, y, marker, color=colour, mfc="white" if is_paper else colour, **look)
-    _beside(axis, y, counts(line, factor), colour)
-
-
-def _beside(axis: Axes, y: float, told: str, colour: str) -> None:
-    """Words at the right of a row."""
-    look = {"transform": axis.get_yaxis_transform(), "fontsize": SMALL, "va": "center", "color": colour}
-    axis.text(1.05, y, told, **look)
+    beside(axis, y, counts(line, factor), x=1.05, color=colour)
 
 
 def counts(line: tuple, factor: float) -> str:

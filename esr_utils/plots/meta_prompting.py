@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, SMALL
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, QUANTITY_NAMES, beside
 
 KIND_NAMES = {
     "none": "no suffix",
@@ -53,7 +53,7 @@ def _points(axis: Axes, part: pd.DataFrame, quantity: str) -> None:
             axis.plot([factor * line.ci_low, factor * line.ci_high], [y, y], color=colour, lw=1.1)
             axis.plot(factor * line.value, y, "o", ms=3.2, color=colour)
             told = f"n = {line.n:.0f}" if is_score else f"{line.n_events:.0f}/{line.n:.0f}"
-            axis.text(1.02, y, told, transform=axis.get_yaxis_transform(), fontsize=SMALL, va="center", color=colour)
+            beside(axis, y, told, color=colour)
     title = "first-attempt score" if is_score else f"{QUANTITY_NAMES[quantity]} (%)"
     axis.set_title(title, fontsize=7.5)
     axis.set_yticks(range(len(names)), KIND_NAMES.values(), fontsize=7)
@@ -102,5 +102,4 @@ def _measured(axis: Axes, part: pd.DataFrame, names: Sequence[str]) -> None:
         axis.hlines(y, 100 * mine["ci_low"], 100 * mine["ci_high"], color=colour, lw=1.1)
         axis.plot(100 * mine["value"], y, "o", ms=3.5, color=colour, label=who)
         for at, line in zip(y, mine.itertuples(), strict=True):
-            told = f"{line.n_events:.0f}/{line.n:.0f}"
-            axis.text(1.02, at, told, transform=axis.get_yaxis_transform(), fontsize=SMALL, va="center", color=colour)
+            beside(axis, at, f"{line.n_events:.0f}/{line.n:.0f}", color=colour)

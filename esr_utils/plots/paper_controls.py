@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from esr_utils.plots.marks import GREEN, KEY, TITLES, finish, forest
 from esr_utils.plots.meta_prompting import KIND_NAMES
 from esr_utils.plots.paper import PERPLEXITY
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL, beside
 
 QUANTITIES = {"restart": (BLUE, "o"), "shift": (GREEN, "s"), "recovery": (ORANGE, "D")}
 
@@ -74,7 +74,7 @@ def table1(frame: pd.DataFrame) -> Figure:
         axes.plot([0, 100], [y, y], color=GREY, lw=0.4, alpha=0.5)
         axes.plot(100 * line.value, y, "o", ms=5, color=colour, mfc="white" if is_paper else colour)
         told = f"layer {line.layer}, {100 * line.value:.1f}%; {line.note}"
-        axes.text(1.02, y, told, transform=axes.get_yaxis_transform(), fontsize=7, va="center", color=colour)
+        beside(axes, y, told, size=7, color=colour)
     axes.set_yticks(range(len(frame)), frame["who"], fontsize=7.5)
     axes.set(xlim=(0, 100), ylim=(len(frame) - 0.5, -0.5))
     axes.tick_params(axis="x", labelsize=7)
@@ -98,8 +98,7 @@ def table2(frame: pd.DataFrame) -> Figure:
     right.set_xscale("symlog", linthresh=1e-4)
     right.set_xlabel("mean SAE activation", fontsize=8)
     for at, line in zip(y, frame.itertuples(), strict=True):
-        told = f"p {'<' if line.p_is_bound else '='} {line.p:.3f}"
-        right.text(1.02, at, told, transform=right.get_yaxis_transform(), fontsize=SMALL, va="center", color=GREY)
+        beside(right, at, f"p {'<' if line.p_is_bound else '='} {line.p:.3f}", color=GREY)
     right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.06), ncols=2)
     left.set_ylim(len(frame) - 0.4, -0.6)
     for axis in (left, right):

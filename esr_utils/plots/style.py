@@ -1,11 +1,13 @@
 """How every figure looks, and how it is kept: a picture with its csv."""
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from esr_utils.config import figures_dir
@@ -40,6 +42,11 @@ def use_style() -> None:
             "pdf.fonttype": 42,  # and in a pdf the font comes with it
         }
     )
+
+
+def beside(axis: Axes, y: Real, told: str, *, x: float = 1.02, size: Real = SMALL, color: str | None = None) -> None:
+    """Words at the right of the row at height ``y``."""
+    axis.text(x, y, told, transform=axis.get_yaxis_transform(), fontsize=size, va="center", color=color)
 
 
 def save_figure(
