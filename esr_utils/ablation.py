@@ -99,15 +99,16 @@ class Ablation(Study):
         return left
 
     @cached_property
-    def _source(self) -> Detection:
+    def source(self) -> Detection:
+        """The detection run whose trials are replayed."""
         return committed_detection(self.subject, self.scale_name)
 
     def _strengths(self) -> dict[int, float]:
-        return self._source.calibration()["strength"].head(self.scale.n_latents).to_dict()
+        return self.source.strengths(self.scale.n_latents)
 
     def _replayed(self, n_questions: int | None = None) -> list[PlannedTrial]:
         """The trials of notebook 02 at the calibrated strength: the first questions of each latent, by default all."""
-        plans, chosen = [plan for plan in self._source.plan() if plan.level == MAIN_LEVEL], []
+        plans, chosen = [plan for plan in self.source.plan() if plan.level == MAIN_LEVEL], []
         for latent in self._strengths():
             chosen += [plan for plan in plans if plan.latent == latent][: n_questions or self.scale.n_questions]
         return chosen
@@ -125,7 +126,7 @@ class Ablation(Study):
 
     def _steered_activations(self) -> Iterator[tuple[PlannedTrial, Float[Tensor, "pos latent"]]]:
         """Activations of every latent after steering, on the responses of the first trials of notebook 02."""
-        pair, trials = self.engine.pair, self._source.run.trials()
+        pair, trials = self.engine.pair, self.source.run.trials()
         plans = self._replayed()[:: max(1, len(self._replayed()) // self.scale.n_read)]
         reading = {"record_resid": (pair.reading_layer,), "sampling": READING}
         rows = [replace(make_row(p, self.sampling), prefill=trials[p.id].response, **reading) for p in plans]
@@ -239,7 +240,7 @@ class Ablation(Study):
         """
 
         def make() -> pd.DataFrame:
-            trials = self._source.run.trials().values()
+            trials = self.source.run.trials().values()
             plain = [trial for trial in trials if trial.plan.level == 0 and trial.response][: self.scale.n_damage]
             return pd.DataFrame([self._likelihood(arm, plain) for arm in self.arms])
 

@@ -122,6 +122,17 @@ class Detection(Study):
         table = as_read(make()) if self.shard else self.run.frame(name, make)
         return table.set_index("latent", drop=False)
 
+    def strengths(self, n: int | None = None) -> dict[int, float]:
+        """Calibrated strength of each latent, in raw units: of the first ``n``, by default of all.
+
+        Raises:
+            ValueError: fewer than ``n`` are calibrated.
+        """
+        calibrated = self.calibration()["strength"]
+        if n is not None and n > len(calibrated):
+            raise ValueError(f"{n} latents asked for, and notebook 02 calibrates {len(calibrated)}; ask for fewer")
+        return calibrated.iloc[:n].to_dict()
+
     def own_latents(self) -> list[int]:
         """The latents that this process works on."""
         every = self.latents().index.tolist()
@@ -129,7 +140,7 @@ class Detection(Study):
 
     def plan(self) -> Sequence[PlannedTrial]:
         """Every trial of the run, all arms; the same object as long as nothing that it depends on is another."""
-        strengths = tuple(self.calibration()["strength"].to_dict().items())
+        strengths = tuple(self.strengths().items())
         return _planned(self.subject, strengths, tuple(self.questions("evaluation")), self.scale)
 
     def measure(self) -> "Detection":

@@ -71,7 +71,7 @@ def open_corrector_run() -> Run:
     described = {
         "adapter_sha256": sha256(CATALOGUE[CORRECTOR].adapter / ADAPTER_WEIGHTS),
         "base_run": asdict(base.scale),
-        "strengths_sha256": digest(sorted(base.calibration()["strength"].to_dict().items())),
+        "strengths_sha256": digest(sorted(base.strengths().items())),
         "questions_sha256": digest([load_prompts("evaluation"), load_prompts("held_out")]),
         "judge": JUDGE,
     }
@@ -88,7 +88,7 @@ def measure() -> Run:
     engine = HFEngine(load_pair(CORRECTOR))
     plans = plan_trials(
         CORRECTOR,
-        base.calibration()["strength"].to_dict(),
+        base.strengths(),
         questions=load_prompts("evaluation"),
         n_questions=base.scale.n_questions,
         levels=LEVELS,

@@ -179,7 +179,7 @@ class FineTuning(Study):
             journal.append([{"arm": name, "sha256": digest}])
 
     def _strengths(self) -> dict[int, float]:
-        return self.detection.calibration()["strength"].head(self.scale.n_latents).to_dict()
+        return self.detection.strengths(self.scale.n_latents)
 
     def _plan(self, name: str, condition: str, levels: Sequence[float]) -> list[PlannedTrial]:
         is_probe = condition == PROBE

@@ -103,10 +103,7 @@ class MetaPrompting(Study):
         return load_meta_prompts(self.stimuli)
 
     def _strengths(self) -> dict[int, float]:
-        calibrated, n = self.detection.calibration()["strength"], self.scale.n_latents
-        if n > len(calibrated):
-            raise ValueError(f"{n} latents asked for, and notebook 02 calibrates {len(calibrated)}; ask for fewer")
-        return calibrated.head(n).to_dict()
+        return self.detection.strengths(self.scale.n_latents)
 
     def _labels(self) -> dict[int, str]:
         return latents.load_labels(self.subject)["label"].loc[list(self._strengths())].to_dict()

@@ -73,7 +73,7 @@ def test_every_arm_replays_the_same_trials_and_arms_take_turns(measured):
 def test_with_nothing_ablated_the_trials_of_detection_come_out_again(measured):
     study = measured[0]
     again = study.trials()[lambda trials: trials["condition"] == NONE].set_index(["latent", "question"])["response"]
-    before = study._source.trials()[lambda trials: trials["level"] == 1.0].set_index(["latent", "question"])["response"]
+    before = study.source.trials()[lambda trials: trials["level"] == 1.0].set_index(["latent", "question"])["response"]
     pd.testing.assert_series_equal(again, before.loc[again.index])
 
 

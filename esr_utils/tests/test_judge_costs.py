@@ -21,9 +21,6 @@ def server(request, monkeypatch) -> Server:
     return serve(request, monkeypatch)
 
 
-# Cache, cost, names
-
-
 @both
 def test_a_second_run_makes_no_call_and_needs_no_key(server, kind, tmp_path, monkeypatch):
     first = make(kind, server, cache=Cache(tmp_path / "c.sqlite"))

@@ -29,9 +29,6 @@ def nnsight(tiny) -> Engine:
     return NNsightEngine(tiny)
 
 
-# the other engines
-
-
 @pytest.mark.parametrize("name", ["transformer_lens", "nnsight"])
 def test_other_engines_agree_with_hf_on_mixed_rows(request, tiny, alone, name):
     rows = [replace(row, record_resid=()) for row in ROWS[-16:]]

@@ -21,9 +21,6 @@ def repository(request, tmp_path, monkeypatch) -> Repository:
     return made_up(request, tmp_path, monkeypatch)
 
 
-# --- the switch
-
-
 @pytest.mark.parametrize("split", ["calibration", "evaluation", "discovery", "fine_tuning"])
 def test_the_papers_questions_are_the_same_for_all(repository, split):
     assert load_prompts(split, stimuli="paper") == QUESTIONS

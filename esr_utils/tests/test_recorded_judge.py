@@ -6,8 +6,6 @@ from esr_utils.judges.recorded import RecordedJudge
 from esr_utils.judging import Attempt, Case, Judge, Verdict
 from esr_utils.tests.judge_parts import CASE
 
-# Recorded verdicts
-
 
 def test_a_recorded_judge_repeats_its_verdicts():
     judged = Verdict(status="judged", attempts=(Attempt(start=0, end=4, score=50.0),))

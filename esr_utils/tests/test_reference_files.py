@@ -68,9 +68,6 @@ def unused_port() -> int:
         return listener.getsockname()[1]
 
 
-# --- fetched, checked, kept
-
-
 def test_a_file_is_fetched_once_and_then_read_without_a_server(repository, monkeypatch):
     first = reference.prompts()
     monkeypatch.setenv("ESR_REFERENCE_URL", f"http://127.0.0.1:{unused_port()}")

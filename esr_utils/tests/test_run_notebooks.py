@@ -16,8 +16,6 @@ import pytest
 from esr_utils import run_notebooks
 from esr_utils.tests.test_setup import ROOT
 
-# --- notebooks run in a row
-
 
 def write_notebook(root: Path, name: str, *cells: str, tags: tuple[str, ...] = ("parameters",)) -> None:
     first = nbformat.v4.new_code_cell('PAIR = "toy"\nSCALE = "standard"', metadata={"tags": list(tags)})

@@ -11,8 +11,6 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.steering import LayerEdit
 from esr_utils.tests.engine_parts import PLAIN, ROWS, assert_same, has_hooks
 
-# streaming, stopping, interrupting
-
 N_STREAMED = 20
 STREAMED = ROWS[:N_STREAMED]
 
