@@ -220,14 +220,9 @@ def phrase_peaks(
 ) -> Float[np.ndarray, "phrase latent"]:
     """Peak activation of every latent over the tokens of each phrase, read after the beginning of an answer."""
     pair = engine.pair
-
-    def tokens(text: str) -> list[int]:
-        return pair.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    coded = [tokens(f" {phrase}") for phrase in phrases]
-    layer = pair.reading_layer
+    layer, coded = pair.reading_layer, [pair.text_ids(f" {phrase}") for phrase in phrases]
     rows = [
-        Row(messages=q, prefill=(*tokens(o), *ids), record_resid=(layer,), sampling=READING)
+        Row(messages=q, prefill=(*pair.text_ids(o), *ids), record_resid=(layer,), sampling=READING)
         for q, o, ids in zip(questions, openings, coded, strict=True)
     ]
     read = [response.resid[layer][-len(ids) :] for response, ids in zip(engine.generate(rows), coded, strict=True)]

@@ -73,11 +73,10 @@ def encode(example: TrainingExample, pair: Pair, *, max_tokens: int) -> Encoded:
     Raises:
         ValueError: nothing that is taught is left within ``max_tokens``.
     """
-    prompt = list(pair.chat_ids([{"role": "user", "content": example.question}]))
-    drift = pair.tokenizer(example.drift, add_special_tokens=False)["input_ids"] if example.drift else []
-    taught = pair.tokenizer(example.taught, add_special_tokens=False)["input_ids"]
+    prompt = pair.chat_ids([{"role": "user", "content": example.question}])
+    drift, taught = pair.text_ids(example.drift), pair.text_ids(example.taught)
     if example.ends:
-        taught = [*taught, pair.end_of_turn]
+        taught = (*taught, pair.end_of_turn)
     ids = [*prompt, *drift, *taught][:max_tokens]
     n_given = len(prompt) + len(drift)
     if len(ids) <= n_given:

@@ -91,6 +91,10 @@ class Pair:
         ids = self.template_ids(messages, add_generation_prompt=True)
         return (*ids, *self.tokenizer.convert_tokens_to_ids(list(self.header_again)))
 
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text within a turn: nothing is put around it."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     @cached_property
     def has_system_role(self) -> bool:
         """Whether the template takes a system turn; that of Gemma 2 refuses it."""

@@ -45,7 +45,7 @@ class Topicality:
         its mean probability given the distractors, from what went before in its stretch."""
         asked = [self._competitors(question) for question in questions]
         rows = [
-            Row(messages=question, prefill=self._tokens(response), sampling=READING)
+            Row(messages=question, prefill=self.engine.pair.text_ids(response)[:READ_TOKENS], sampling=READING)
             for competitors, response in zip(asked, responses, strict=True)
             for question in competitors
         ]
@@ -54,9 +54,6 @@ class Topicality:
 
     def _competitors(self, question: str) -> list[str]:
         return [question, *[other for other in self.distractors if other != question][:N_DISTRACTORS]]
-
-    def _tokens(self, response: str) -> tuple[int, ...]:
-        return tuple(self.engine.pair.tokenizer(response, add_special_tokens=False)["input_ids"][:READ_TOKENS])
 
 
 def _information(log_likelihoods: list[Float[np.ndarray, " pos"]]) -> Float[np.ndarray, " pos"]:

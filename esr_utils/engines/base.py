@@ -93,9 +93,7 @@ def tokenize(row: Row, pair: Pair) -> Prompt:
         ids = pair.chat_ids(messages)
     if not ids:
         raise ValueError("the prompt is empty; give at least one token")
-    prefill = row.prefill
-    if isinstance(prefill, str):
-        prefill = pair.tokenizer(prefill, add_special_tokens=False)["input_ids"]
+    prefill = pair.text_ids(row.prefill) if isinstance(row.prefill, str) else tuple(row.prefill)
     outside = [token for token in (*ids, *prefill) if not 0 <= token < pair.text_config.vocab_size]
     if outside:
         raise ValueError(
@@ -107,7 +105,7 @@ def tokenize(row: Row, pair: Pair) -> Prompt:
             f"a prompt of {len(ids) + len(prefill)} tokens and {row.sampling.max_new_tokens} new ones exceed the "
             f"context of {pair.name} ({pair.context_tokens} tokens); shorten the prompt or max_new_tokens"
         )
-    return Prompt(ids=ids, prefill=tuple(prefill))
+    return Prompt(ids=ids, prefill=prefill)
 
 
 def uniforms(row: Row) -> Float[np.ndarray, " pos"]:

@@ -109,10 +109,9 @@ class OfflineJudge:
 
     def log_likelihoods(self, questions: Sequence[str], texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Mean log-likelihood of each text's tokens as an answer to its question, in nats."""
-        tokens = [tuple(self.reader.pair.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         rows = [
-            Row(messages=question, prefill=ids[:READ_TOKENS], sampling=READING)
-            for question, ids in zip(questions, tokens, strict=True)
+            Row(messages=question, prefill=self.reader.pair.text_ids(text)[:READ_TOKENS], sampling=READING)
+            for question, text in zip(questions, texts, strict=True)
         ]
         return np.array([read.mean() if len(read) else 0.0 for read in self.reader.log_likelihoods(rows)])
 

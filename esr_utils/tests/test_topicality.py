@@ -17,7 +17,8 @@ class Scripted(HFEngine):
     """Stands in for an engine: each token costs 1 nat given a question about the same letter, else 3."""
 
     def __init__(self):
-        self.pair = SimpleNamespace(tokenizer=byte_tokenizer())
+        tokenizer = byte_tokenizer()
+        self.pair = SimpleNamespace(tokenizer=tokenizer, text_ids=lambda text: tuple(tokenizer(text)["input_ids"]))
         self.rows: list = []
 
     def log_likelihoods(self, rows, *, stretch_tokens):
