@@ -147,11 +147,8 @@ def beside_paper(contrasts: pd.DataFrame, place: pd.DataFrame) -> pd.DataFrame:
         ("esr", DETECTORS): ("p0038", "p0093"),
         ("first_score", DETECTORS): ("p0089", "p0090"),
     }
-    table, places, lines = (
-        contrasts.set_index(["quantity", "condition"]),
-        place.set_index(["quantity", "condition"]),
-        [],
-    )
+    table, places = (frame.set_index(["quantity", "condition"]) for frame in (contrasts, place))
+    lines = []
     for (quantity, arm), ids in numbers.items():
         line, factor = table.loc[(quantity, arm)], 1 if quantity == "first_score" else 100
         ours = [line["mean_first"], line["mean_second"]] if factor == 1 else [line["rate_first"], line["rate_second"]]

@@ -24,12 +24,8 @@ MODELS = {  # as published -> as told in a figure
     "Gemma-2-2B-it": "Gemma 2B",
 }
 PAIR = "smollm2-135m"
-CORRECTOR_RUNS = (
-    "latent_discovery",
-    "ablation",
-    "following",
-    "topic_directions",
-)  # on the corrector alone, which has restarts to study
+# on the corrector alone, which has restarts to study
+CORRECTOR_RUNS = ("latent_discovery", "ablation", "following", "topic_directions")
 SUBJECTS = {PAIR: "ours, base", f"{PAIR}-corrector": "ours, corrector"}
 NAIVE = "naive (Wilson)"
 ROUNDED = f"{NAIVE}, events worked out from the rounded rate"

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from esr_utils import detectors, episodes
-from esr_utils.config import DATA
 from esr_utils.cuts import first_sentences
 from esr_utils.detection import Detection, committed_detection
 from esr_utils.detectors import PAPER_RULES, Readings, Rule
 from esr_utils.episodes import Episode
 from esr_utils.files import digest
+from esr_utils.judge_examples import BANKS, phrases
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run
 from esr_utils.scales import DiscoveryScale
@@ -20,7 +20,6 @@ from esr_utils.steering import READING, Row
 from esr_utils.study import MAIN_LEVEL, Study
 from esr_utils.trials import make_row
 
-BANKS = range(1, 15)  # of restarts and near misses, which also fitted the gate of the offline judge
 OPENING_WORDS = 12  # of an answer, before a phrase is read
 
 
@@ -256,11 +255,10 @@ class Discovery(Study):
         return self.run.frame("reading_check", make)
 
     def _phrases(self) -> tuple[list[str], list[str]]:
-        """Near misses and restarts, as many of each, drawn by seed from the banks."""
-        folder, rng = DATA / "judge" / "phrases", np.random.default_rng(self.scale.seed)
-        drawn = []
+        """Near misses and restarts, as many of each, drawn by seed from the banks that also fitted the judge's gate."""
+        rng, drawn = np.random.default_rng(self.scale.seed), []
         for kind in ("near_misses", "restarts"):
-            lines = [line for n in BANKS for line in (folder / f"{kind}_{n}.txt").read_text().splitlines() if line]
+            lines = [line for bank in BANKS for line in phrases(kind, bank)]
             drawn.append([lines[i] for i in rng.choice(len(lines), self.scale.n_phrases, replace=False)])
         return drawn[0], drawn[1]
 
@@ -268,8 +266,8 @@ class Discovery(Study):
         """Peaks over near misses and over restarts, each read after the opening of an answer."""
         answers = self.answers()
         read = []
-        for phrases in self._phrases():
-            of = answers.iloc[np.arange(len(phrases)) % len(answers)]
+        for drawn in self._phrases():
+            of = answers.iloc[np.arange(len(drawn)) % len(answers)]
             openings = [first_sentences(text, OPENING_WORDS) for text in of["response"]]
-            read.append(detectors.phrase_peaks(self.engine, of["question"].tolist(), openings, phrases))
+            read.append(detectors.phrase_peaks(self.engine, of["question"].tolist(), openings, drawn))
         return read

@@ -115,17 +115,8 @@ def read_contexts(sae: SAE, census: Census, rows: list[list[int]], pieces: Seque
     return [[found[latent, row] for row in mine] for latent, mine in enumerate(rows)]
 
 
-def peak_word(context: dict) -> str:
-    """The whole word, or the punctuation, in which the peak lies."""
-    return _around_peak(context)[1]
-
-
-def word_before(context: dict) -> str:
-    """The word or punctuation before the one at the peak; empty at the start of a response."""
-    return _around_peak(context)[0]
-
-
-def _around_peak(context: dict) -> tuple[str, str]:
+def around_peak(context: dict) -> tuple[str, str]:
+    """The word or punctuation before the peak (empty at the start of a response), and the whole one it lies in."""
     tokens, at = context["tokens"], context["peak"]
     before, here, after = "".join(tokens[:at]), tokens[at], "".join(tokens[at + 1 :])
     if not re.search(r"\w", here):
@@ -162,13 +153,13 @@ def _words(text: str) -> list[str]:
 def make_label(contexts: list[dict], topics: list[str], is_topical: bool, background: Counter) -> str:
     """A short description: the words at the peaks, the word before them and the words near them if they repeat, and
     the topics if the latent keeps to a few."""
-    n = len(contexts)
-    peaks = Counter(peak_word(c) for c in contexts)
+    n, around = len(contexts), [around_peak(c) for c in contexts]
+    peaks = Counter(word for _, word in around)
     words = [word for word, count in peaks.most_common(3) if count >= max(2, 0.15 * n)]
     if sum(peaks[word] for word in words) < 0.35 * n:
-        words = list(dict.fromkeys(peak_word(c) for c in contexts))[:4]
+        words = list(dict.fromkeys(word for _, word in around))[:4]
     parts = [", ".join(f"“{word}”" for word in words)]
-    before, count = Counter(word_before(c) for c in contexts).most_common(1)[0]
+    before, count = Counter(before for before, _ in around).most_common(1)[0]
     if before and count >= 0.4 * n:
         parts[0] += f" after “{before}”"
     near = [word for word in near_words(contexts, background) if word not in {*words, before}][:3]

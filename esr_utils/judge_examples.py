@@ -22,6 +22,7 @@ from esr_utils.steering import Row, Sampling, Steer
 FOLDER = DATA / "judge"
 FITTED = ("tune", "check")
 PARTS = (*FITTED, "report")
+BANKS = range(1, 15)  # of restarts and near misses, to which the gate is fitted
 SAMPLING = Sampling(max_new_tokens=128)
 STRENGTHS = (45.0, 60.0, 75.0, 90.0, 110.0, 140.0)
 DERAILING = (85.0, 100.0, 115.0)
@@ -57,6 +58,11 @@ class Example:
     strength: float = 0.0
 
 
+def phrases(kind: str, bank: int | str) -> list[str]:
+    """Sentences of a bank, by its number or the part it belongs to; ``kind``: ``restarts`` or ``near_misses``."""
+    return (FOLDER / "phrases" / f"{kind}_{bank}.txt").read_text().splitlines()
+
+
 class Maker:
     """Draws the examples of one part, kind by kind."""
 
@@ -68,8 +74,7 @@ class Maker:
         self.rng = np.random.default_rng([seed, which])
         self.questions = discovery[which::2] if part in FITTED else load_prompts("held_out")
         self.latents = concrete[:400][which::2] if part in FITTED else concrete[400:]
-        self.restarts = (FOLDER / "phrases" / f"restarts_{part}.txt").read_text().splitlines()
-        self.near_misses = (FOLDER / "phrases" / f"near_misses_{part}.txt").read_text().splitlines()
+        self.restarts, self.near_misses = phrases("restarts", part), phrases("near_misses", part)
 
     def all(self) -> Iterator[Example]:
         for kind, n in N_OF_KIND.items():

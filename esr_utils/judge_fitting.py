@@ -25,7 +25,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from esr_utils.embedding import MODEL_NAME, batches, load_encoder, pooled
 from esr_utils.files import write_whole
-from esr_utils.judge_examples import FITTED, FOLDER
+from esr_utils.judge_examples import BANKS, FITTED, FOLDER, phrases
 from esr_utils.judge_readings import gold_attempts, load_readings, restart_marks
 from esr_utils.judges.offline import WAYS, OfflineJudge, Scale, distinct_share, relevance_by
 from esr_utils.judges.restarts import (
@@ -38,7 +38,6 @@ from esr_utils.judges.restarts import (
     sentences_of,
 )
 
-BANKS = range(1, 15)
 LEARNING_RATE, N_PASSES, BATCH, SEED = 1.5e-3, 3, 64, 0
 THRESHOLDS = np.arange(-5.0, 12.0, 0.25)  # of a head whose bias is not set yet
 LONG = 160  # characters of an ordinary sentence; longer ones teach little for their time
@@ -56,8 +55,7 @@ class Sentences:
 
 def learned() -> Sentences:
     """The banks, and ordinary sentences of the embedded model, alone and two together."""
-    restarts = [line for bank in BANKS for line in _phrases(f"restarts_{bank}")]
-    others = [line for bank in BANKS for line in _phrases(f"near_misses_{bank}")]
+    restarts, others = _as_read("restarts"), _as_read("near_misses")
     ordinary = gzip.decompress((FOLDER / "sentences.txt.gz").read_bytes()).decode().splitlines()
     ordinary = [text for text in ordinary if len(re.findall(r"\w+", text)) >= MIN_WORDS and len(text) < LONG]
     pairs = [f"{a} {b}" for a, b in zip(ordinary[::8], ordinary[1::8], strict=False)]
@@ -124,10 +122,9 @@ def _save_head(weight: Tensor, bias: Tensor) -> None:
     save_file(head, GATE / "head.safetensors")
 
 
-def _phrases(name: str) -> list[str]:
-    """Sentences of a bank, as the gate sees them: quotes blanked."""
-    lines = (FOLDER / "phrases" / f"{name}.txt").read_text().splitlines()
-    return [" ".join(text for *_, text in sentences_of(line)) for line in lines]
+def _as_read(kind: str) -> list[str]:
+    """Sentences of all banks of a kind, as the gate sees them: quotes blanked."""
+    return [" ".join(text for *_, text in sentences_of(line)) for bank in BANKS for line in phrases(kind, bank)]
 
 
 def fit_scale(judge: OfflineJudge, gold: pd.DataFrame) -> Scale:

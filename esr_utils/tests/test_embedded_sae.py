@@ -8,7 +8,7 @@ import torch
 
 from esr_utils.config import ROOT
 from esr_utils.corpus import HELD_OUT_EVERY, corpus_prompts, corpus_rows
-from esr_utils.embedded_labels import make_label, near_words, peak_word, word_before
+from esr_utils.embedded_labels import around_peak, make_label, near_words
 from esr_utils.embedded_sae import FOLDER, Activations, Recipe, train
 from esr_utils.sae import load_sae
 from esr_utils.sae_quality import reconstruction
@@ -95,13 +95,13 @@ def context(text: list[str], peak: int) -> dict:
     ],
 )
 def test_the_peak_word_is_whole(tokens, peak, word):
-    assert peak_word(context(tokens, peak)) == word
+    assert around_peak(context(tokens, peak))[1] == word
 
 
 def test_the_word_before_the_peak_is_found_across_tokens():
-    assert word_before(context([" such", " as", " bas", "il"], 3)) == "as"
-    assert word_before(context(["the", " end", ".", "\n", "Then"], 4)) == "line break"
-    assert word_before(context(["Then"], 0)) == ""
+    assert around_peak(context([" such", " as", " bas", "il"], 3))[0] == "as"
+    assert around_peak(context(["the", " end", ".", "\n", "Then"], 4))[0] == "line break"
+    assert around_peak(context(["Then"], 0))[0] == ""
 
 
 def test_near_words_are_those_the_corpus_would_not_give_by_chance():
