@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from esr_utils.config import ROOT
-from esr_utils.corpus import HELD_OUT_EVERY, corpus_prompts, corpus_rows
+from esr_utils.corpus import HELD_OUT_EVERY, corpus_prompts, corpus_rows, model_alone
 from esr_utils.embedded_labels import around_peak, make_label, near_words
 from esr_utils.embedded_sae import FOLDER, Activations, Recipe, train
 from esr_utils.sae import load_sae
@@ -55,6 +55,11 @@ def test_the_corpus_is_as_broad_as_the_readme_says():
     assert len(prompts) >= 1500
     assert len({prompt.topic for prompt in prompts}) >= 300
     assert corpus_prompts() == prompts
+
+
+def test_the_model_is_there_before_its_sae():
+    pair = model_alone()
+    assert (pair.n_layers, pair.sae.d_model, pair.sae.d_sae) == (30, 576, 1)
 
 
 def test_every_row_of_the_corpus_has_its_own_seed():
