@@ -12,8 +12,8 @@ from torch import Tensor
 
 from esr_utils.detection import Detection, committed_detection
 from esr_utils.discovery import Discovery
-from esr_utils.engines.base import Engine
-from esr_utils.files import digest
+from esr_utils.engines.base import Engine, with_pair
+from esr_utils.files import as_read, digest
 from esr_utils.matching import matched_sets
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run, Trial
@@ -75,7 +75,8 @@ class Ablation(Study):
 
     @cached_property
     def discovery(self) -> Discovery:
-        return Discovery(self.subject, self.scale_name, DISCOVERY[self.scale_name])
+        is_read_only = self.shard is not None
+        return Discovery(self.subject, self.scale_name, DISCOVERY[self.scale_name], is_read_only=is_read_only)
 
     @cached_property
     def run(self) -> Run:
@@ -101,7 +102,10 @@ class Ablation(Study):
     @cached_property
     def source(self) -> Detection:
         """The detection run whose trials are replayed."""
-        return committed_detection(self.subject, self.scale_name)
+        return replace(committed_detection(self.subject, self.scale_name), is_read_only=self.shard is not None)
+
+    def parts(self) -> list[int]:
+        return list(self._strengths())
 
     def _strengths(self) -> dict[int, float]:
         return self.source.strengths(self.scale.n_latents)
@@ -114,7 +118,10 @@ class Ablation(Study):
         return chosen
 
     def profiles(self) -> pd.DataFrame:
-        """What each latent does in steered responses of notebook 02: see ``matching.matched_sets``. Indexed by it."""
+        """What each latent does in steered responses of notebook 02: see ``matching.matched_sets``. Indexed by it.
+
+        Shards keep none: machines round otherwise, and of these numbers only the sets drawn with them count.
+        """
 
         def make() -> pd.DataFrame:
             acts = torch.cat([acts for _, acts in self._steered_activations()])
@@ -122,10 +129,16 @@ class Ablation(Study):
             columns = {"frequency": (acts > 0).float().mean(0), "mean": acts.mean(0), "norm": norms}
             return pd.DataFrame({"latent": range(acts.shape[1])} | {name: v.numpy() for name, v in columns.items()})
 
-        return self.run.frame("profiles", make).set_index("latent", drop=False)
+        table = as_read(make()) if self.shard else self.run.frame("profiles", make)
+        return table.set_index("latent", drop=False)
 
     def _steered_activations(self) -> Iterator[tuple[PlannedTrial, Float[Tensor, "pos latent"]]]:
-        """Activations of every latent after steering, on the responses of the first trials of notebook 02."""
+        """Activations of every latent after steering, on the responses of the first trials of notebook 02.
+
+        Raises:
+            UnfinishedError: some trials that are replayed, or their unsteered ones, are not made yet.
+        """
+        self.source.finished(0.0, MAIN_LEVEL)
         pair, trials = self.engine.pair, self.source.run.trials()
         plans = self._replayed()[:: max(1, len(self._replayed()) // self.scale.n_read)]
         reading = {"record_resid": (pair.reading_layer,), "sampling": READING}
@@ -197,23 +210,25 @@ class Ablation(Study):
         return {arm.condition: arm for arm in self.arms}
 
     def measure(self) -> "Ablation":
-        """Make and judge whatever is missing, then what the arms do to unsteered answers and to the steering."""
+        """Make and judge whatever is missing, then what the arms do to unsteered answers and to the steering, which
+        a shard leaves to who reads them all."""
         for split in (EVALUATION, HELD_OUT):
-            plans = self.plan(split)
+            plans = self.own(self.plan(split))
             turned = {arm.condition: arm for arm in self.arms if arm.name == DIRECTIONS}
             self.complete([plan for plan in plans if plan.condition not in turned], row_of=self.row)
             for condition, arm in turned.items():
                 mine = [plan for plan in plans if plan.condition == condition]
                 if mine and not self.is_complete(mine):
                     self.complete(mine, engine=self._turned(arm), row_of=self.row)
-        self.damage()
-        self.removed()
+        if not self.shard:
+            self.damage()
+            self.removed()
         return self
 
     def _turned(self, arm: Arm) -> Engine:
         """An engine on a pair whose ablated latents have random directions of the same norms."""
         pair = self.engine.pair
-        return type(self.engine)(replace(pair, sae=replace(pair.sae, W_dec=self._directions(arm))))
+        return with_pair(self.engine, replace(pair, sae=replace(pair.sae, W_dec=self._directions(arm))))
 
     def _directions(self, arm: Arm) -> Float[Tensor, "latent d_model"]:
         """Decoder directions as an arm takes them away."""

@@ -210,7 +210,7 @@ def _probe(
     if not is_kept.all():
         made = make(drawn[drawn["latent"].isin(drawn.loc[~is_kept, "latent"])])
         made = made[~is_kept[made.index]]
-        if journal:
+        if journal and len(made):
             journal.append(made.astype(object).where(made.notna(), None).to_dict("records"))
         parts.append(made)
     parts = [part for part in parts if len(part)] or parts[:1]

@@ -26,7 +26,7 @@ from esr_utils.nulls import matched_cuts
 from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run
 from esr_utils.scales import DETECTION, DetectionScale
-from esr_utils.shards import refuse_unfinished
+from esr_utils.shards import UnfinishedError, refuse_unfinished
 from esr_utils.study import JUDGE, MAIN_LEVEL, SECOND_JUDGE, Study
 from esr_utils.trials import plan_trials
 
@@ -102,14 +102,14 @@ class Detection(Study):
         In a shard, of its own latents.
 
         Raises:
-            RuntimeError: the run is made in shards, and some latents are not calibrated.
+            UnfinishedError: the run is made in shards, and some latents are not calibrated.
         """
         search = self.search(n_samples=n_samples)
         name = "calibration" if n_samples is None else f"calibration_{n_samples}_sample"
 
         def make() -> pd.DataFrame:
             journal = self.run.journal(name.replace("calibration", "probes"), *PROBE_KEY)
-            chosen, questions = self.own_latents(), self.questions("calibration")
+            chosen, questions = self.own_parts(), self.questions("calibration")
             probes, missing = recorded(chosen, questions, search, journal)
             if missing and self.is_merging:
                 refuse_unfinished("calibrations", missing, len(chosen))
@@ -133,13 +133,12 @@ class Detection(Study):
             raise ValueError(f"{n} latents asked for, and notebook 02 calibrates {len(calibrated)}; ask for fewer")
         return calibrated.iloc[:n].to_dict()
 
-    def own_latents(self) -> list[int]:
-        """The latents that this process works on."""
-        every = self.latents().index.tolist()
-        return self.shard.part(every) if self.shard else every
+    def parts(self) -> list[int]:
+        return self.latents().index.tolist()
 
     def plan(self) -> Sequence[PlannedTrial]:
-        """Every trial of the run, all arms; the same object as long as nothing that it depends on is another."""
+        """Every trial of the run, all arms; in a shard, of its own latents. The same object as long as nothing that it
+        depends on is another."""
         strengths = tuple(self.strengths().items())
         return _planned(self.subject, strengths, tuple(self.questions("evaluation")), self.scale)
 
@@ -161,6 +160,21 @@ class Detection(Study):
     def trials(self, judge: str = JUDGE) -> pd.DataFrame:
         """One line a planned trial, as ``frames.judged_frame`` makes it."""
         return self.judged(self.plan(), judge=judge)
+
+    def finished(self, *levels: float) -> pd.DataFrame:
+        """``trials`` at these levels, for a run that is made from them.
+
+        Raises:
+            UnfinishedError: some are not made or judged yet, so that others would be taken later.
+        """
+        trials = self.trials()
+        trials = trials[trials["level"].isin(levels)]
+        if n := int(trials["status"].isin(["missing", "unjudged"]).sum()):
+            raise UnfinishedError(
+                f"this is made from the detection run of {self.subject} at {self.scale_name}, and {n} of its "
+                f"{len(trials)} trials are not made or judged; call its measure() first (notebook 02)"
+            )
+        return trials
 
     def placebo_parts(self) -> pd.DataFrame:
         """Both parts of single-attempt responses at the main level, split where real restarts stand, and their scores.

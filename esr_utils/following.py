@@ -19,7 +19,7 @@ from esr_utils.records import Judgement, PlannedTrial, Run, Trial, digest
 from esr_utils.scales import FollowingScale
 from esr_utils.steering import Row, Sampling
 from esr_utils.study import JUDGE, MAIN_LEVEL, Study
-from esr_utils.trials import JUDGED_AT_ONCE, make_row
+from esr_utils.trials import batches, make_row
 
 KINDS = (STEERED, UNSTEERED)
 CELLS = {f"{begun}_then_{continued}": (begun, continued) for begun in KINDS for continued in KINDS}
@@ -55,22 +55,19 @@ class Following(Study):
     def source(self) -> Detection:
         """The detection run that beginnings are taken from; at ``quick`` the committed one, a quick run restarts too
         seldom."""
-        return committed_detection(self.subject, self.scale_name)
+        return replace(committed_detection(self.subject, self.scale_name), is_read_only=self.shard is not None)
+
+    def parts(self) -> list[int]:
+        return list(dict.fromkeys(plan.latent for plan in self.cell_plan() + self.arm_plan()))
 
     @cached_property
     def _responses(self) -> pd.DataFrame:
         """Judged trials of the detection run at the main level and without steering.
 
         Raises:
-            RuntimeError: some are not made or judged yet, so that others would be drawn later.
+            UnfinishedError: some are not made or judged yet.
         """
-        trials = self.source.trials()
-        trials = trials[trials["level"].isin([0.0, MAIN_LEVEL])]
-        if n := int(trials["status"].isin(["missing", "unjudged"]).sum()):
-            raise RuntimeError(
-                f"beginnings are drawn from the detection run of {self.subject} at {self.source.scale_name}, and {n} "
-                f"of its {len(trials)} trials are not made or judged; call its measure() first (notebook 02)"
-            )
+        trials = self.source.finished(0.0, MAIN_LEVEL)
         return trials[trials["status"] == "judged"]
 
     @cached_property
@@ -199,15 +196,15 @@ class Following(Study):
     def score_continuations(self, plans: Sequence[PlannedTrial]) -> None:
         """Score what follows the segment, and nothing else, of every trial that has no score yet.
 
-        Batches are cut from the plan, and each is on disk before the next, as in ``trials.judge_trials``.
+        Trials of one latent are scored together, and each batch is on disk before the next, as in
+        ``trials.judge_trials``.
         """
-        trials, known = self.run.trials(), self.run.judgements(CONTINUATIONS)
-        for start in range(0, len(plans), JUDGED_AT_ONCE):
-            batch = [trials[plan.id] for plan in plans[start : start + JUDGED_AT_ONCE]]
-            batch = [trial for trial in batch if trial.status == "done"]
-            if any((trial.plan.id, 0) not in known for trial in batch):
-                judgements = self._scored(batch)
-                self.run.add_judgements(CONTINUATIONS, [j for j in judgements if (j.trial_id, 0) not in known])
+        self.check_merged(plans, "unjudged", judge=CONTINUATIONS)
+        trials, known = self.run.trials(), {trial_id for trial_id, _ in self.run.judgements(CONTINUATIONS)}
+        done = [trials[plan.id] for plan in self.own(plans) if trials[plan.id].status == "done"]
+        for batch in batches(done, known, key=lambda plan: plan.latent):
+            judgements = self._scored(batch)
+            self.run.add_judgements(CONTINUATIONS, [j for j in judgements if j.trial_id not in known])
 
     def _scored(self, trials: Sequence[Trial]) -> list[Judgement]:
         spans = [continuation_span(trial.response, self._segment_text(trial.plan)) for trial in trials]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from esr_utils.prompts import load_prompts
 from esr_utils.records import PlannedTrial, Run
 from esr_utils.sae import SAE
 from esr_utils.scales import DETECTION, FineTuningScale
+from esr_utils.shards import refuse_unfinished
 from esr_utils.study import JUDGE, Study
 from esr_utils.trials import plan_trials
 from esr_utils.wheels import sha256
@@ -55,8 +56,9 @@ BASE = "base"  # the arm that is not fine-tuned
 
 @dataclass(frozen=True, eq=False)
 class FineTuning(Study):
-    """Of notebook 06: the sweep over fine-tunings of one subject."""
+    """Of notebook 06: the sweep over fine-tunings of one subject. A shard trains and measures whole arms."""
 
+    shared_by: ClassVar[str] = "subject"
     scale: FineTuningScale
 
     @cached_property
@@ -72,7 +74,11 @@ class FineTuning(Study):
     @cached_property
     def detection(self) -> Detection:
         """The run of notebook 02, whose latents and strengths are evaluated here."""
-        return Detection(self.subject, self.scale_name, DETECTION[self.scale_name])
+        is_read_only = self.shard is not None
+        return Detection(self.subject, self.scale_name, DETECTION[self.scale_name], is_read_only=is_read_only)
+
+    def parts(self) -> list[str]:
+        return [BASE, *(arm.name for arm in self.arms())]
 
     def arms(self) -> list[Arm]:
         """Every share and, at one share, the controls; each with every seed."""
@@ -225,8 +231,13 @@ class FineTuning(Study):
 
         Raises:
             ValueError: too few corrections or answers for some arm; told before the first training.
+            UnfinishedError: the sweep is made in shards, and some arms are not finished.
         """
-        todo = [arm for arm in self.arms() if not self._is_measured(arm.name)]
+        missing = [name for name in self.own_parts() if not self._is_measured(name)]
+        if self.is_merging:
+            self.run.warn_of_differing()
+            refuse_unfinished("trials", missing, len(self.parts()), kind="arm")
+        todo = [arm for arm in self.arms() if arm.name in missing]
         for arm in todo:
             self.examples(arm)
         self.complete(self.plan(BASE))
@@ -237,7 +248,8 @@ class FineTuning(Study):
         return self
 
     def _is_measured(self, name: str) -> bool:
-        return self.is_complete(self.probe_plan(name)) and self.is_complete(self.plan(name))
+        is_probed = name == BASE or self.is_complete(self.probe_plan(name))
+        return is_probed and self.is_complete(self.plan(name))
 
     def trials(self) -> pd.DataFrame:
         """One line a planned trial of every arm, with its ``share`` (NaN: base), ``source`` and ``training_seed``."""

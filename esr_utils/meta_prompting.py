@@ -96,7 +96,11 @@ class MetaPrompting(Study):
     @cached_property
     def detection(self) -> Detection:
         """The subject's run of notebook 02, whose latents and strengths are used."""
-        return Detection(self.subject, self.scale_name, DETECTION[self.scale_name], stimuli=self.stimuli)
+        how = {"stimuli": self.stimuli, "is_read_only": self.shard is not None}
+        return Detection(self.subject, self.scale_name, DETECTION[self.scale_name], **how)
+
+    def parts(self) -> list[int]:
+        return list(self._strengths())
 
     def meta_prompts(self) -> dict[str, list[str]]:
         """Wordings of each kind of suffix that this run tries."""

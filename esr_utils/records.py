@@ -220,14 +220,18 @@ class Run:
     def _judgements(self, judge: str) -> Journal:
         return replace(self.journal(f"judgements.{judge}", "trial_id", "repeat"), may_have=("read",))
 
+    def files(self, name: str) -> list[Path]:
+        """The files called ``name`` that are there, the run's own before those of its shards."""
+        every = (at / name for at in (self.folder, *shard_folders(self.folder)))
+        return [path for path in every if path.exists()]
+
     def frame(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The result called ``name``: read if it is there, else made and written whole.
 
         Raises:
             ValueError: shards made it each for itself and differ.
         """
-        found = [at / f"{name}.csv" for at in (self.folder, *shard_folders(self.folder))]
-        found = [path for path in found if path.exists()]
+        found = self.files(f"{name}.csv")
         if not found:
             found = [self.own / f"{name}.csv"]
             write_whole(found[0], table_text(make()))

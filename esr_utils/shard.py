@@ -5,16 +5,45 @@ As many machines or GPUs as there are parts each run one line. The notebook, run
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import Any
 
+from esr_utils.ablation import Ablation
 from esr_utils.catalogue import find_entry
 from esr_utils.config import check_scale
 from esr_utils.detection import Detection
+from esr_utils.following import Following
+from esr_utils.inducing import FineTuning
 from esr_utils.journal import JournalError, locked
-from esr_utils.scales import DETECTION
+from esr_utils.meta_prompting import MetaPrompting
+from esr_utils.scales import ABLATION, DETECTION, FINE_TUNING, FOLLOWING, META_PROMPTING, TOPIC_STEERING
+from esr_utils.shards import UnfinishedError
+from esr_utils.study import Study
+from esr_utils.topic_steering import TopicSteering
 
-STUDIES: dict[str, Callable[[str, str], Detection]] = {
-    "detection": lambda pair, scale: Detection(pair, scale, DETECTION[scale]),
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """A study that is made in shards, its scales by name, and what its notebook calls to make it."""
+
+    study: type[Study]
+    scales: Mapping[str, Any]
+    work: Callable[[Any], object] = methodcaller("measure")
+
+
+STUDIES = {
+    "detection": Shared(study=Detection, scales=DETECTION, work=lambda study: study.measure().check_methods()),
+    "ablation": Shared(study=Ablation, scales=ABLATION),
+    "following": Shared(study=Following, scales=FOLLOWING),
+    "topic_steering": Shared(study=TopicSteering, scales=TOPIC_STEERING),
+    "meta_prompting": Shared(study=MetaPrompting, scales=META_PROMPTING),
+    "fine_tuning": Shared(study=FineTuning, scales=FINE_TUNING),
+}
+WHOLE = {  # studies that are no plan of trials, and why
+    "discovery": "its latents are chosen on all answers together; run notebook 03 in one process",
+    "steering": "its sweeps are tables, made at once; run notebook 01 in one process",
 }
 USAGE = f"say STUDY PAIR SCALE PART, such as detection smollm2-135m paper 2/4; studies: {', '.join(STUDIES)}"
 
@@ -22,16 +51,16 @@ USAGE = f"say STUDY PAIR SCALE PART, such as detection smollm2-135m paper 2/4; s
 def main(words: Sequence[str]) -> int:
     """Exit status: 0 the part is finished, 1 it stopped, 2 nothing was started, 130 interrupted."""
     try:
-        study = find_study(words)
+        shared, study = find_part(words)
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     try:
-        sys.stdout.write(work(study) + "\n")
+        sys.stdout.write(work(shared, study) + "\n")
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; what was finished is kept: the same line goes on from there\n")
         return 130
-    except (JournalError, ValueError) as error:
+    except (JournalError, UnfinishedError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except OSError as error:
@@ -40,27 +69,29 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def find_study(words: Sequence[str]) -> Detection:
+def find_part(words: Sequence[str]) -> tuple[Shared, Study]:
     """The part of a study that four words name.
 
     Raises:
-        ValueError: one of them names nothing.
+        ValueError: one of them names nothing, or a study that is not made in shards.
     """
+    if words and words[0] in WHOLE:
+        raise ValueError(f"{words[0]} is not made in shards: {WHOLE[words[0]]}")
     if len(words) != 4 or words[0] not in STUDIES:
         raise ValueError(f"{' '.join(words)!r} names no part of a study; {USAGE}")
     name, pair, scale, part = words
     find_entry(pair)
-    check_scale(scale)
-    return STUDIES[name](pair, scale).sharded(part)
+    shared = STUDIES[name]
+    return shared, shared.study(pair, scale, shared.scales[check_scale(scale)]).sharded(part)
 
 
-def work(study: Detection) -> str:
+def work(shared: Shared, study: Study) -> str:
     """Make the study's part, alone in its folder, and say in a line what it holds."""
     with (study.run.own / "lock").open("w") as file, locked(file.fileno(), study.run.own):
-        study.measure().check_methods()
-    plans = study.plan()
-    n_latents = len({plan.latent for plan in plans})
-    return f"{study.shard.name}: {n_latents} latents, {len(plans)} trials made and judged, in {study.run.own}"
+        if not (parts := study.own_parts()):
+            return f"{study.shard.name}: nothing to do, the run has {len(study.parts())} {study.shared_by}s in all"
+        shared.work(study)
+    return f"{study.shard.name}: {len(parts)} {study.shared_by}s made and judged, in {study.run.own}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ FOLDER = "shards"
 N_TOLD = 5  # latents that a message names
 
 
+class UnfinishedError(RuntimeError):
+    """What others have to make first is not there; the message says what to do."""
+
+
 @dataclass(frozen=True, order=True)
 class Shard:
     """Number ``k`` (from 1) of ``n`` shards."""
@@ -55,17 +59,17 @@ def shard_folders(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / FOLDER).glob("*of*") if path.is_dir())
 
 
-def refuse_unfinished(what: str, missing: Sequence[int], n_latents: int) -> None:
-    """Say which latents of a run made in shards are not done yet.
+def refuse_unfinished(what: str, missing: Sequence[int | str], n: int, *, kind: str = "latent") -> None:
+    """Say which latents (or whatever else of a ``kind``) of a run made in shards are not done yet.
 
     Raises:
-        RuntimeError: there are some.
+        UnfinishedError: there are some.
     """
     if not missing:
         return
     named = ", ".join(map(str, missing[:N_TOLD])) + (", ..." if len(missing) > N_TOLD else "")
-    raise RuntimeError(
-        f"{what} of {len(missing)} of {n_latents} latents are not there yet ({named}): this run is made in shards; "
+    raise UnfinishedError(
+        f"{what} of {len(missing)} of {n} {kind}s are not there yet ({named}): this run is made in shards; "
         "wait for those at work, copy in those made elsewhere, or start the shards that stopped once more "
         "(any number does, 1/1 makes all the rest)"
     )

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -15,7 +15,7 @@ from esr_utils.config import results_dir
 from esr_utils.engines.base import Engine
 from esr_utils.models import ADAPTER_WEIGHTS
 from esr_utils.records import PlannedTrial, Run, open_run
-from esr_utils.shards import Shard, read_shard, refuse_unfinished
+from esr_utils.shards import Shard, UnfinishedError, read_shard, refuse_unfinished
 from esr_utils.steering import Row, Sampling
 from esr_utils.trials import judge_trials, make_row, run_trials
 from esr_utils.wheels import sha256
@@ -34,13 +34,18 @@ class Study:
     model is loaded only if something is missing.
 
     Attributes:
-        shard: the part of the latents this process works on, in a folder of its own; see ``sharded``.
+        shared_by: field of a planned trial. Trials in which it is the same are all made by one shard.
+        shard: the part of the run that this process works on, in a folder of its own; see ``sharded``.
+        is_read_only: others are made from this run, several at a time, so none of them makes what it lacks.
     """
+
+    shared_by: ClassVar[str] = "latent"
 
     subject: str
     scale_name: str
     scale: Any
     shard: Shard | None = field(default=None, kw_only=True)
+    is_read_only: bool = field(default=False, kw_only=True)
     _kept: dict = field(default_factory=dict, init=False, repr=False)
 
     def sharded(self, part: str) -> "Study":
@@ -52,8 +57,23 @@ class Study:
 
     @property
     def is_merging(self) -> bool:
-        """Whether this reads what shards make."""
-        return self.shard is None and self.run.has_shards
+        """Whether this reads what others make."""
+        return self.is_read_only or (self.shard is None and self.run.has_shards)
+
+    def parts(self) -> list:
+        """Every latent of the run (or what else ``shared_by`` says), in an order that all its shards have."""
+        raise NotImplementedError
+
+    def own_parts(self) -> list:
+        """Those of ``parts`` that this process works on."""
+        return self.shard.part(self.parts()) if self.shard else self.parts()
+
+    def own(self, plans: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+        """Those of the planned trials that this process makes."""
+        if not self.shard:
+            return list(plans)
+        mine = set(self.own_parts())
+        return [plan for plan in plans if getattr(plan, self.shared_by) in mine]
 
     @cached_property
     def run(self) -> Run:
@@ -75,6 +95,7 @@ class Study:
 
     @cached_property
     def engine(self) -> Engine:
+        self._refuse_to_make()
         return load_engine(self.subject)
 
     @cached_property
@@ -82,9 +103,17 @@ class Study:
         """Both offline judges by name; the first counts, the second says how far it can be trusted."""
         from esr_utils.judges.offline import offline_judge
 
+        self._refuse_to_make()
         reader = self.engine if self.subject == READER else load_engine(READER)
         ways = {JUDGE: "embedding", SECOND_JUDGE: "likelihood"}
         return {name: offline_judge(reader, way=way, name=name) for name, way in ways.items()}
+
+    def _refuse_to_make(self) -> None:
+        if self.is_read_only:
+            raise UnfinishedError(
+                f"{type(self).__name__} of {self.subject} at {self.scale_name} is not finished, and shards of this run "
+                "are made from it; finish it first, in its notebook or in shards of its own"
+            )
 
     def complete(
         self,
@@ -93,18 +122,17 @@ class Study:
         engine: Engine | None = None,
         row_of: Callable[[PlannedTrial, Sampling], Row] = make_row,
     ) -> None:
-        """Make and judge the planned trials that the run does not hold yet; ``engine``: another than the subject's.
+        """Make and judge the planned trials that the run does not hold yet; in a shard, those of its part.
+
+        Args:
+            engine: another than the subject's.
 
         Raises:
-            RuntimeError: the run is made in shards, and some latents are not finished.
+            UnfinishedError: the run is made in shards, and some of its parts are not finished.
         """
-        if self.is_merging:
-            self.run.warn_of_differing()
-            statuses = self.judged(plans)[["latent", "status"]]
-            missing = statuses.loc[statuses["status"].isin(["missing", "unjudged"]), "latent"].unique().tolist()
-            refuse_unfinished("trials", missing, statuses["latent"].nunique())
-        self.make(plans, engine=engine, row_of=row_of)
-        self.judge(JUDGE, plans)
+        self.check_merged(plans, "missing", "unjudged")
+        self._make(self.own(plans), engine, row_of)
+        self.judge(JUDGE, self.own(plans))
 
     def make(
         self,
@@ -114,10 +142,29 @@ class Study:
         row_of: Callable[[PlannedTrial, Sampling], Row] = make_row,
     ) -> None:
         """As ``complete``, without the judge."""
+        self.check_merged(plans, "missing")
+        self._make(self.own(plans), engine, row_of)
+
+    def _make(
+        self, plans: Sequence[PlannedTrial], engine: Engine | None, row_of: Callable[[PlannedTrial, Sampling], Row]
+    ) -> None:
         if self._is_any(plans, "missing"):
             maker = engine or self.engine
             self.run.bind_engine(maker.name)
             run_trials(maker, self.run, plans, self.sampling, row_of=row_of)
+
+    def check_merged(self, plans: Sequence[PlannedTrial], *lacking: str, judge: str = JUDGE) -> None:
+        """If this reads what shards make: see that no planned trial has one of the statuses ``lacking``.
+
+        Raises:
+            UnfinishedError: some have.
+        """
+        if self.is_merging:
+            self.run.warn_of_differing()
+            judged = self.judged(plans, judge=judge)
+            parts = judged[self.shared_by]
+            missing = parts[judged["status"].isin(lacking)].unique().tolist()
+            refuse_unfinished("trials", missing, parts.nunique(), kind=self.shared_by)
 
     def judge(self, name: str, plans: Sequence[PlannedTrial]) -> None:
         """Have the judge called ``name`` judge what it has not judged of the planned trials."""

@@ -16,8 +16,7 @@ from esr_utils.catalogue import find_entry
 from esr_utils.corpus import corpus_prompts
 from esr_utils.detection import Detection
 from esr_utils.directions import ASKED, load_directions, topic_directions, with_directions
-from esr_utils.engines.base import Engine
-from esr_utils.engines.hf import HFEngine
+from esr_utils.engines.base import Engine, with_pair
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run, digest
 from esr_utils.scales import TopicSteeringScale
@@ -27,6 +26,7 @@ LITTLE_WORDS = frozenset(
     ("a", "an", "and", "at", "by", "for", "from", "how", "in", "is", "of", "on", "or", "the", "their", "to", "with")
 )
 STEM_LETTERS = 4
+DIRECTIONS = "directions.npy"
 
 
 def unrelated_topics(questions: Sequence[str]) -> pd.DataFrame:
@@ -79,18 +79,22 @@ class TopicSteering(Detection):
 
     def directions(self) -> Float[Tensor, "topic d_model"]:
         """One direction a topic, not normalised, in the order of ``latents``: read from the run, or made."""
-        path = self.run.folder / "directions.npy"
+        path = next(iter(self.run.files(DIRECTIONS)), self.run.own / DIRECTIONS)
         if not path.exists():
-            model = load_engine(self.subject)
-            topics = self.latents()["label"].tolist()
-            _write(path, topic_directions(model, topics, layer=model.pair.steering_layer))
+            topics, layer = self.latents()["label"].tolist(), self._model.pair.steering_layer
+            _write(path, topic_directions(self._model, topics, layer=layer))
         return torch.stack(list(load_directions(path).values()))
 
     @cached_property
+    def _model(self) -> Engine:
+        return load_engine(self.subject)
+
+    @cached_property
     def engine(self) -> Engine:
-        """The default engine on the subject, whose latents are the topics."""
+        """The engine on the subject, whose latents are the topics."""
         units = torch.nn.functional.normalize(self.directions(), dim=1)
-        return HFEngine(with_directions(load_engine(self.subject).pair, units, name=f"topics of {self.subject}"))
+        pair = with_directions(self._model.pair, units, name=f"topics of {self.subject}")
+        return with_pair(self._model, pair)
 
     def calibrated(self) -> pd.DataFrame:
         """``calibration`` with the topic, its ``norm`` before scaling, and ``multiplier``: strength over norm.

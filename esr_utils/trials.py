@@ -1,6 +1,6 @@
 """Trials of one run: planned as a whole, made in any order, judged; each step goes on where it stopped."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -96,7 +96,7 @@ def judge_trials(
 ) -> None:
     """Have the finished trials judged, a batch at a time; each batch is on disk before the next.
 
-    Batches are cut from the plan, whatever is done already and whoever does it (see ``_batches``), so that a judge
+    Batches are cut from the plan, whatever is done already and whoever does it (see ``batches``), so that a judge
     whose last digits depend on the company of a case (as matrix products do) says the same after a kill, in a shard,
     and when arms are added to the plan.
 
@@ -120,17 +120,21 @@ def judge_trials(
 
 
 def _batches(judge: Judge, done: Sequence[Trial], judged: Container[str]) -> list[list[Trial]]:
-    """What is judged at once. Trials of one latent, arm and level, all of them if any is not judged yet; from judges
-    that read each case alone (``READS_ALONE``, remote ones) any that are not judged yet."""
+    """What is judged at once: trials of one latent, arm and level; from judges that read each case alone
+    (``READS_ALONE``, remote ones) any that are not judged yet."""
     if getattr(judge, "READS_ALONE", False):
-        groups = [[trial for trial in done if trial.plan.id not in judged]]
-    else:
-        arms: dict[tuple, list[Trial]] = {}
-        for trial in done:
-            plan = trial.plan
-            arms.setdefault((plan.subject, plan.latent, plan.condition, plan.level), []).append(trial)
-        groups = list(arms.values())
-    cut = [group[i : i + JUDGED_AT_ONCE] for group in groups for i in range(0, len(group), JUDGED_AT_ONCE)]
+        return batches([trial for trial in done if trial.plan.id not in judged], judged, key=lambda plan: None)
+    return batches(done, judged, key=_arm_of)
+
+
+def batches(
+    done: Sequence[Trial], judged: Container[str], *, key: Callable[[PlannedTrial], Hashable]
+) -> list[list[Trial]]:
+    """Trials that have one ``key``, at most ``JUDGED_AT_ONCE`` of them; whole batches, if any of one is not judged."""
+    groups: dict[Hashable, list[Trial]] = {}
+    for trial in done:
+        groups.setdefault(key(trial.plan), []).append(trial)
+    cut = [group[i : i + JUDGED_AT_ONCE] for group in groups.values() for i in range(0, len(group), JUDGED_AT_ONCE)]
     return [batch for batch in cut if any(trial.plan.id not in judged for trial in batch)]
 
 

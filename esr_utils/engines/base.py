@@ -1,5 +1,6 @@
 """What every engine takes and gives, and what they share: prompts in tokens, and sampling with a seed a row."""
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,15 @@ class Engine(Protocol):
     ) -> list[Response]: ...
 
     def capabilities(self) -> Capabilities: ...
+
+
+def with_pair(engine: Engine, pair: Pair) -> Engine:
+    """The same engine where it is, here or on its servers, on a pair with the same model and another dictionary."""
+    if pair.model is not engine.pair.model:
+        raise ValueError(f"{pair.name} has another model than {engine.pair.name}; make an engine of its own")
+    other = copy.copy(engine)
+    other.pair = pair
+    return other
 
 
 @dataclass(frozen=True, kw_only=True)

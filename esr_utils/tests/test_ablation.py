@@ -40,15 +40,24 @@ def an_ablation(chosen: dict[str, list[int]] = CHOSEN, **changes: object) -> Abl
     return study
 
 
+def patched(folder, patch: pytest.MonkeyPatch) -> Workshop:
+    """What an ablation takes from outside, but for the trials of its detection."""
+    workshop = Workshop(folder).patch(patch)
+    patch.setattr(ablation, "load_prompts", QUESTIONS.__getitem__)
+    patch.setattr(ablation.Discovery, "groups", lambda self: CHOSEN)
+    patch.setattr(ablation.Discovery, "detectors", lambda self: CHOSEN[DETECTORS])
+    source = Detection(READER, "quick", SCALE)
+    patch.setattr(ablation, "committed_detection", lambda subject, scale: source)
+    return workshop
+
+
 @pytest.fixture(scope="module")
 def measured(request, tmp_path_factory) -> tuple[Ablation, Workshop]:
     """A study measured once, and what was used for it. Read only."""
     patch = pytest.MonkeyPatch()
     request.addfinalizer(patch.undo)  # noqa: PT021 - the import hook of jaxtyping keeps yield fixtures from running
-    workshop = Workshop(tmp_path_factory.mktemp("ablation")).patch(patch)
-    patch.setattr(ablation, "load_prompts", QUESTIONS.__getitem__)
-    source = Detection(READER, "quick", SCALE).measure()
-    patch.setattr(ablation, "committed_detection", lambda subject, scale: source)
+    workshop = patched(tmp_path_factory.mktemp("ablation"), patch)
+    Detection(READER, "quick", SCALE).measure()
     return an_ablation().measure(), workshop
 
 

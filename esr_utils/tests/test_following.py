@@ -223,7 +223,7 @@ def test_a_killed_run_goes_on_and_makes_nothing_twice(measured, tmp_path, monkey
 def test_a_kill_between_scores_loses_one_batch(measured, tmp_path, monkeypatch):
     patched(tmp_path, monkeypatch)
     Detection(READER, "quick", MAIN).measure()
-    monkeypatch.setattr(following, "JUDGED_AT_ONCE", 4)
+    monkeypatch.setattr("esr_utils.trials.JUDGED_AT_ONCE", 4)
     run, batches = Following(READER, "quick", TINY), []
     reader, scored = run.judges[JUDGE], Following._scored
 

@@ -133,7 +133,7 @@ def is_runnable(words: list[str]) -> bool:
     if words[0] in ("python", ".venv/bin/python") and words[1:3] == ["-m", "esr_utils.run_notebooks"]:
         return bool(run_notebooks.find_notebooks(words[3:]))
     if words[:3] == [".venv/bin/python", "-m", "esr_utils.shard"]:
-        return shard.find_study(words[3:]).shard is not None
+        return shard.find_part(words[3:])[1].shard is not None
     if words[:2] == ["vllm", "serve"]:
         return find_entry(words[words.index("--served-model-name") + 1]).model == words[2]
     if words[:3] == [".venv/bin/python", "-m", "papermill"]:

@@ -69,7 +69,7 @@ def prepare(folder: Path, patch) -> None:
     patch(latents, "load_labels", lambda subject: labels)
     patch(latents, "N_DROPPED_PER_QUESTION", 1)
     patch(detection, "find_entry", lambda name: replace(CATALOGUE[READER], prior=PRIOR))
-    patch(shard, "DETECTION", {"quick": SCALE})
+    patch(shard, "STUDIES", {"detection": replace(shard.STUDIES["detection"], scales={"quick": SCALE})})
 
 
 def work(folder: Path, part: str, begun) -> None:
@@ -197,6 +197,7 @@ REFUSED = {
     "a pair": (["detection", "smollm", "quick", "1/4"], "unknown pair 'smollm'"),
     "a study": (["dreaming", READER, "quick", "1/4"], "names no part of a study; say STUDY PAIR SCALE PART"),
     "no words": ([], "names no part of a study"),
+    "what has no trials to share": (["discovery", READER, "quick", "1/4"], "discovery is not made in shards: its"),
 }
 
 

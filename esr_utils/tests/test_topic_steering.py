@@ -18,7 +18,7 @@ from esr_utils.metrics import LOST, flow
 from esr_utils.prompts import load_prompts
 from esr_utils.scales import TOPIC_STEERING, TopicSteeringScale
 from esr_utils.study import JUDGE, READER, SECOND_JUDGE
-from esr_utils.tests.test_detection import ASKED, Workshop, Writing
+from esr_utils.tests.test_detection import ASKED, Workshop
 from esr_utils.topic_steering import TopicSteering, unrelated_topics
 
 TINY = replace(
@@ -34,7 +34,6 @@ def patched(folder, patch: pytest.MonkeyPatch) -> Workshop:
     workshop = Workshop(folder).patch(patch)
     patch.setattr(topic_steering, "load_engine", workshop.load)
     patch.setattr(topic_steering, "load_prompts", ASKED.__getitem__)
-    patch.setattr(topic_steering, "HFEngine", Writing)
     return workshop
 
 
