@@ -212,6 +212,7 @@ class Ablation(Study):
     def measure(self) -> "Ablation":
         """Make and judge whatever is missing, then what the arms do to unsteered answers and to the steering, which
         a shard leaves to who reads them all."""
+        self._check_engine()
         for split in (EVALUATION, HELD_OUT):
             plans = self.own(self.plan(split))
             turned = {arm.condition: arm for arm in self.arms if arm.name == DIRECTIONS}
@@ -224,6 +225,14 @@ class Ablation(Study):
             self.damage()
             self.removed()
         return self
+
+    def _check_engine(self) -> None:
+        """Raise a ValueError if the damage has still to be read and the engine cannot: before hours of trials."""
+        if not self.run.files("damage.csv") and not self.engine.capabilities().scores_text:
+            raise ValueError(
+                f"the engine {self.engine.name} does not say how likely a text is, which the damage of an ablation is "
+                "read from; run this on hf or on vllm (ESR_SERVERS)"
+            )
 
     def _turned(self, arm: Arm) -> Engine:
         """An engine on a pair whose ablated latents have random directions of the same norms."""

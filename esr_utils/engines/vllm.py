@@ -22,6 +22,8 @@ from functools import partial
 from typing import Any
 
 import httpx
+import numpy as np
+from jaxtyping import Float
 
 from esr_utils.engines.base import (
     Capabilities,
@@ -76,7 +78,7 @@ class VLLMEngine:
         await asyncio.gather(*(server.check(self.pair) for server in self.servers))
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(streams=True, batches=True, scores_text=False)
+        return Capabilities(streams=True, batches=True, scores_text=True)
 
     def generate(
         self,
@@ -110,6 +112,29 @@ class VLLMEngine:
                 deliver(index, response)
         return [responses[i] for i in range(len(ready))]
 
+    def log_likelihoods(self, rows: Sequence[Row]) -> list[Float[np.ndarray, " pos"]]:
+        """Log-probability (natural) of each prefill token of each row, given its prompt and under its edits.
+
+        Raises:
+            ValueError: a row that the servers would not take, or one that overflows.
+            ServerError: as ``generate``.
+        """
+        ready = in_flight(rows, self.pair)
+        for row in ready:
+            check(row, self.pair, self.servers)
+
+        async def one(server: Server, client: httpx.AsyncClient, index: int) -> None:
+            errand = Errand(ready[index], self.pair)
+            reply = await self._whole(server, client, errand, errand.scoring_body())
+            emitted.append((index, errand.log_likelihoods(_choice(reply, server), server)))
+
+        emitted: list[tuple[int, np.ndarray]] = []
+        asked = [row.index for row in ready if row.prompt.prefill]
+        with in_thread(lambda emit: self.pool.run(asked, one, None)) as nothing:
+            list(nothing)
+        read = dict(emitted)
+        return [read.get(i, np.zeros(0, dtype=np.float32)) for i in range(len(ready))]
+
     def _ended(
         self, asked: dict[int, InFlight], on_token: OnToken | None, stop: threading.Event | None
     ) -> Iterator[tuple[int, Response]]:
@@ -129,16 +154,19 @@ class VLLMEngine:
     async def _work(self, asked: dict[int, InFlight], stop: threading.Event | None, streams: bool, emit: Emit) -> None:
         async def one(server: Server, client: httpx.AsyncClient, index: int) -> None:
             errand = Errand(asked[index], self.pair, key=uuid.uuid4().hex if streams else None)
-            ask = partial(self._streamed, emit=emit, stop=stop) if streams else self._whole
-            await ask(server, client, errand)
+            if streams:
+                await self._streamed(server, client, errand, emit=emit, stop=stop)
+            else:
+                await self._whole(server, client, errand, errand.body())
             emit(("response", index, errand.response(server)))
 
         await self.pool.run(list(asked), one, stop)
 
-    async def _whole(self, server: Server, client: httpx.AsyncClient, errand: Errand) -> None:
-        reply = await server.complete(client, errand.body())
+    async def _whole(self, server: Server, client: httpx.AsyncClient, errand: Errand, body: dict) -> dict:
+        reply = await server.complete(client, body)
         errand.reply.add(_choice(reply, server), server, self.pair.stop_ids)
         errand.reply.saved = saved(reply)
+        return reply
 
     async def _streamed(
         self, server: Server, client: httpx.AsyncClient, errand: Errand, *, emit: Emit, stop: threading.Event | None

@@ -4,6 +4,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from esr_utils.engines.base import InFlight, Response, StopReason, make_response
 from esr_utils.engines.vllm_hook import Collect, RowHook
 from esr_utils.engines.vllm_server import LostError, Server, ServerError, xargs
@@ -90,6 +93,26 @@ class Errand:
             "cache_salt": uuid.uuid4().hex,
         }
         return body | self._carrying(self.hook)
+
+    def scoring_body(self) -> dict[str, Any]:
+        """The row's request, answered with the log-probability of each token that it was given."""
+        return self.body() | {"max_tokens": 1, "prompt_logprobs": 0}
+
+    def log_likelihoods(self, choice: dict, server: Server) -> Float[np.ndarray, " pos"]:
+        """Of the row's prefill, from the reply to ``scoring_body``.
+
+        Raises:
+            ValueError: the row overflows.
+            ServerError: its hook did not act, or the reply has no numbers.
+        """
+        told, n_prompt = choice.get("prompt_logprobs") or [], len(self.row.prompt.ids)
+        if self.response(server).stop_reason == "overflow":
+            raise ValueError(f"row {self.row.index} overflows the model's number format; lower its strength")
+        try:
+            read = [told[n_prompt + i][str(token)]["logprob"] for i, token in enumerate(self.row.prompt.prefill)]
+        except (LookupError, TypeError):
+            raise ServerError(f"{server.url} did not say how likely the text of row {self.row.index} is") from None
+        return np.array(read, dtype=np.float32)
 
     def collect_body(self) -> dict[str, Any]:
         """A request of one token that brings back what the hook of the streamed one saved."""

@@ -1,5 +1,6 @@
 """A fine-tuning sweep is measured once, arm by arm, on the latents and strengths of the detection run."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -196,3 +197,13 @@ def test_every_scale_makes_answers_and_steered_starts_enough_for_its_mixes(name)
 def test_level_at_target_is_where_the_falling_mean_crosses(scores, level):
     levels = pd.Series([0.5, 1.0, 2.0])
     assert level_at_target(levels, pd.Series(scores), target=30.0) == level
+
+
+def test_a_subject_whose_weights_are_on_a_server_is_not_trained(tmp_path, monkeypatch):
+    workshop = patched(tmp_path, monkeypatch)
+    away = workshop.engine.pair
+    workshop.engine.pair = replace(away, model=copy.deepcopy(away.model).to("meta"))
+    sweep = FineTuning("smollm2-135m", "quick", TINY)
+    monkeypatch.setattr(FineTuning, "_strengths", lambda self: {1: 4.0})
+    with pytest.raises(ValueError, match=r"runs on a server \(hf\), and trainings need its weights here; unset ESR_S"):
+        sweep.measure()

@@ -1,5 +1,9 @@
 """The vllm engine against a stand-in server: what goes wrong on the way, and the hook that travels."""
 
+import base64
+import copy
+import json
+import pickle
 import threading
 import time
 from dataclasses import replace
@@ -7,18 +11,22 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+import zstandard
 
-from esr_utils import study
+from esr_utils import study, topic_steering
 from esr_utils.catalogue import find_entry
 from esr_utils.config import DATA
+from esr_utils.directions import ASKED
 from esr_utils.engines import vllm as vllm_module
-from esr_utils.engines.base import in_flight
+from esr_utils.engines.base import in_flight, with_pair
 from esr_utils.engines.vllm import VLLMEngine
 from esr_utils.engines.vllm_hook import RowHook
 from esr_utils.engines.vllm_server import VERSIONS, Server, ServerError
+from esr_utils.scales import TOPIC_STEERING
 from esr_utils.steering import Ablate, Row, Sampling, Steer
 from esr_utils.tests.conftest import tiny_sae
 from esr_utils.tests.vllm_parts import FACTS, standing_in
+from esr_utils.topic_steering import TopicSteering
 
 THREE = Sampling(max_new_tokens=3, temperature=0.0, repetition_penalty=1.0)
 PLAIN = Row(messages="Why?", sampling=THREE)
@@ -258,6 +266,81 @@ def test_stopped_before_it_began_nothing_is_sent(tiny_llama):
 
 
 # where notebooks run
+
+
+# directions in place of latents, and how likely a text is
+
+
+def packed(tensor: torch.Tensor) -> dict:
+    """As vllm-lens sends it."""
+    data = base64.b64encode(zstandard.ZstdCompressor().compress(tensor.numpy().tobytes())).decode()
+    kinds = {"dtype": "float32", "original_dtype": str(tensor.dtype)}
+    return {"__type__": "tensor", "data": data, "shape": tensor.shape, **kinds}
+
+
+def stream_of(body: dict) -> torch.Tensor:
+    """A residual stream for the last token of a prompt, which depends on all of them."""
+    return torch.randn(1, 32, generator=torch.Generator().manual_seed(sum(body["prompt"])))
+
+
+def read_by_hooks(body: dict) -> dict:
+    """What hooks say that keep layer 2 and act as they should."""
+    n = len(body["prompt"]) + body["max_tokens"] - 1
+    return {"read.2": n, "read.3": n, "moved.2": 1.0, "resid.2": packed(stream_of(body))}
+
+
+def test_topics_are_read_and_steered_on_the_servers(tiny_llama, monkeypatch, tmp_path):
+    """No weights are here: whatever is asked of the model itself fails."""
+    pair = replace(tiny_llama, model=copy.deepcopy(tiny_llama.model).to("meta"))
+    monkeypatch.setattr(study, "results_dir", lambda subject, run, scale: tmp_path / run)
+    with standing_in() as one, standing_in() as other:
+        one.told = other.told = read_by_hooks
+        model = engine_on(pair, one, other)
+        monkeypatch.setattr(topic_steering, "load_engine", lambda subject: model)
+        topics = TopicSteering(study.READER, "quick", TOPIC_STEERING["quick"])
+        asked = [ASKED.format(topic=topic) for topic in topics.latents()["label"]]
+        prompts = [pair.chat_ids([{"role": "user", "content": text}]) for text in asked]
+        read = torch.cat([stream_of({"prompt": ids}) for ids in prompts])
+        torch.testing.assert_close(topics.directions(), read - read.mean(dim=0))
+        assert sorted(body["prompt"] for body in one.bodies + other.bodies) == sorted(map(list, prompts))
+        assert topics.engine.servers == model.servers
+        topics.engine.generate([replace(PLAIN, steer=(Steer(latent=1, strength=4.0),))])
+        (delta,) = [sent_hook(body).delta[2] for body in one.bodies + other.bodies if body["max_tokens"] == 3]
+    unit = topics.directions()[1] / topics.directions()[1].norm()
+    torch.testing.assert_close(delta, 4.0 * unit)
+
+
+def sent_hook(body: dict) -> RowHook:
+    (hook,) = json.loads(body["vllm_xargs"]["apply_hooks"])
+    return pickle.loads(base64.b64decode(hook["fn"]["cloudpickle"]))
+
+
+def test_an_engine_goes_to_no_pair_with_another_model(tiny_llama, tiny):
+    with standing_in() as server:
+        engine = engine_on(tiny_llama, server)
+        with pytest.raises(ValueError, match="has another model than tiny-llama; make an engine of its own"):
+            with_pair(engine, tiny)
+
+
+def test_the_text_alone_is_scored_in_the_order_of_the_rows(tiny_llama):
+    rows = [replace(PLAIN, prefill=(70 + i, 80), sampling=replace(THREE, max_new_tokens=i)) for i in range(8)]
+    with standing_in() as server:
+        read = engine_on(tiny_llama, server).log_likelihoods([*rows, PLAIN])
+        assert {(body["max_tokens"], body["prompt_logprobs"]) for body in server.bodies} == {(1, 0)}
+    assert [values.tolist() for values in read[:-1]] == [pytest.approx([-0.7 - i / 100, -0.8]) for i in range(8)]
+    assert read[-1].shape == (0,)
+
+
+def test_a_text_scored_under_an_edit_that_did_not_act_is_an_error(tiny_llama):
+    with standing_in() as server, pytest.raises(ServerError, match="the hook at layer 2 of row 0 saw 0 of"):
+        engine_on(tiny_llama, server).log_likelihoods([replace(STEERED, prefill=(70,))])
+
+
+def test_a_reply_without_scores_is_an_error(tiny_llama):
+    bare = b'{"choices": [{"token_ids": [70], "finish_reason": "length"}]}'
+    with standing_in(misbehave=lambda n: bare) as server:
+        with pytest.raises(ServerError, match="did not say how likely the text of row 0 is"):
+            engine_on(tiny_llama, server).log_likelihoods([replace(PLAIN, prefill=(70,))])
 
 
 class Idle(VLLMEngine):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from esr_utils.directions import topic_directions, with_directions
 from esr_utils.embedded import model_dir
-from esr_utils.engines.base import Response
+from esr_utils.engines.base import Response, with_pair
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.selftest import strangers
 from esr_utils.engines.vllm import VLLMEngine
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.vllm
 GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
 PLAIN = Row(messages="Explain how to repot a plant.", sampling=GREEDY)
 STRENGTH = 60.0
+TOPICS = ("the sea", "bread", "a chess club")
 EDGE = 1e-2  # logits closer than this may change places by rounding
 
 
@@ -202,6 +204,32 @@ def test_a_steered_prompt_does_not_poison_the_cache_of_a_plain_one(engine):
     assert len(plain.prompt_ids) > 300
     assert steered.token_ids != plain.token_ids
     assert engine.generate([row])[0].token_ids == plain.token_ids
+
+
+# directions in place of latents, and how likely a text is
+
+
+def test_directions_of_topics_are_those_of_hf_and_steer_alike(engine, pair):
+    here = HFEngine(pair)
+    ours, theirs = (topic_directions(e, TOPICS, layer=pair.steering_layer) for e in (here, engine))
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=2e-3)
+    units = torch.nn.functional.normalize(ours, dim=1)
+    rows = [replace(PLAIN, steer=(Steer(latent=i, strength=2 * STRENGTH),)) for i in range(len(TOPICS))]
+    on = [with_pair(e, with_directions(e.pair, units, name="topics")) for e in (here, engine)]
+    expected, steered = ([response.token_ids for response in e.generate(rows)] for e in on)
+    assert steered == expected
+    assert engine.generate([PLAIN])[0].token_ids not in steered
+
+
+def test_texts_are_as_likely_as_on_hf_under_the_same_edits(engine, pair):
+    text = "First, find a pot. Then fill it with soil, and water it."
+    row = replace(PLAIN, prefill=text, sampling=replace(GREEDY, max_new_tokens=0))
+    ablated = replace(row, ablate=(Ablate(latents=(5, 9, 40)),))
+    rows = [row, ablated, replace(row, steer=(Steer(latent=5, strength=STRENGTH),))]
+    ours, theirs = HFEngine(pair).log_likelihoods(rows), engine.log_likelihoods(rows)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=2e-3)
+    assert np.abs(theirs[2] - theirs[0]).max() > 0.1
 
 
 # streaming and stopping

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +31,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self, *, names=("tiny-llama",), facts=FACTS, misbehave=lambda n: None, max_model_len=512):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.names, self.facts, self.misbehave, self.max_model_len = names, facts, misbehave, max_model_len
-        self.told: dict = {}  # what hooks of rows save
+        self.told: dict | Callable[[dict], dict] = {}  # what hooks of rows save, or how that follows from a request
         self.bodies: list[dict] = []
         self.keys: list[str | None] = []
         self.lock = threading.Lock()
@@ -71,7 +71,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault, json.dumps({"error": {"message": f"status {fault} it is"}}).encode())
         else:
             choice = {"token_ids": [70, 71, 72][: body["max_tokens"]], "finish_reason": "length"}
-            reply = {"choices": [choice]} | ({"hook_results": {"0": self.server.told}} if self.server.told else {})
+            if "prompt_logprobs" in body:
+                choice["prompt_logprobs"] = [{str(token): {"logprob": -token / 100}} for token in body["prompt"]]
+            told = self.server.told(body) if callable(self.server.told) else self.server.told
+            reply = {"choices": [choice]} | ({"hook_results": {"0": told}} if told else {})
             self._send(200, fault or json.dumps(reply).encode())
 
     def _send(self, status: int, content: bytes) -> None:
