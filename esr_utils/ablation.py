@@ -75,8 +75,7 @@ class Ablation(Study):
 
     @cached_property
     def discovery(self) -> Discovery:
-        is_read_only = self.shard is not None
-        return Discovery(self.subject, self.scale_name, DISCOVERY[self.scale_name], is_read_only=is_read_only)
+        return Discovery(self.subject, self.scale_name, DISCOVERY[self.scale_name], is_read_only=self.shard is not None)
 
     @cached_property
     def run(self) -> Run:
@@ -229,10 +228,8 @@ class Ablation(Study):
     def _check_engine(self) -> None:
         """Raise a ValueError if the damage has still to be read and the engine cannot: before hours of trials."""
         if not self.run.files("damage.csv") and not self.engine.capabilities().scores_text:
-            raise ValueError(
-                f"the engine {self.engine.name} does not say how likely a text is, which the damage of an ablation is "
-                "read from; run this on hf or on vllm (ESR_SERVERS)"
-            )
+            told = f"the engine {self.engine.name} does not say how likely a text is, from which damage is read"
+            raise ValueError(f"{told}; run ablations on hf, or on vllm (ESR_SERVERS)")
 
     def _turned(self, arm: Arm) -> Engine:
         """An engine on a pair whose ablated latents have random directions of the same norms."""

@@ -74,8 +74,7 @@ class FineTuning(Study):
     @cached_property
     def detection(self) -> Detection:
         """The run of notebook 02, whose latents and strengths are evaluated here."""
-        is_read_only = self.shard is not None
-        return Detection(self.subject, self.scale_name, DETECTION[self.scale_name], is_read_only=is_read_only)
+        return Detection(self.subject, self.scale_name, DETECTION[self.scale_name], is_read_only=self.shard is not None)
 
     def parts(self) -> list[str]:
         return [BASE, *(arm.name for arm in self.arms())]
@@ -230,7 +229,7 @@ class FineTuning(Study):
         """Train and measure whatever is missing, arm after arm.
 
         Raises:
-            ValueError: too few corrections or answers for some arm; told before the first training.
+            ValueError: too few corrections or answers for some arm, or no weights here; told before any training.
             UnfinishedError: the sweep is made in shards, and some arms are not finished.
         """
         missing = [name for name in self.own_parts() if not self._is_measured(name)]
@@ -238,6 +237,11 @@ class FineTuning(Study):
             self.run.warn_of_differing()
             refuse_unfinished("trials", missing, len(self.parts()), kind="arm")
         todo = [arm for arm in self.arms() if arm.name in missing]
+        if todo and self.engine.pair.model.device.type == "meta":
+            raise ValueError(
+                f"{self.subject} runs on a server ({self.engine.name}), and trainings need its weights here; unset "
+                "ESR_SERVERS and ESR_NNSIGHT for notebook 06"
+            )
         for arm in todo:
             self.examples(arm)
         self.complete(self.plan(BASE))

@@ -38,7 +38,7 @@ from textwrap import shorten
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import calibration, latents, plots, published, sweep
+from esr_utils import calibration, latents, machine, plots, published, sweep
 from esr_utils.config import results_dir
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.selftest import CHECKS, QUICK_CHECKS, self_test
@@ -55,6 +55,17 @@ pd.set_option("display.max_colwidth", 90)
 settings = STEERING[SCALE]
 run = open_run(results_dir(PAIR, "steering", SCALE), settings)
 sampling = Sampling(max_new_tokens=settings.max_new_tokens)
+
+# %% [markdown]
+# ## Which pair?
+# `PAIR` above names one of these. `GiB` are its weights, its SAE and the cache of a full batch in bfloat16, and `here`
+# says whether that fits this machine.
+
+# %%
+machine.describe().set_index("pair")[["model", "layer", "GiB bfloat16", "accept a licence first", "here"]]
+
+# %% [markdown]
+# `layer` is where it is steered. The embedded pairs need no GPU, no hub and no licence.
 
 # %% [markdown]
 # ## The pair

@@ -168,6 +168,17 @@ def test_held_out_questions_are_asked_in_three_arms_and_kept_apart(measured):
     assert not set(held_out["trial_id"]) & set(study.trials()["trial_id"])
 
 
+def test_an_engine_that_scores_no_text_is_refused_before_any_trial(tmp_path, monkeypatch):
+    workshop = patched(tmp_path, monkeypatch)
+    Detection(READER, "quick", SCALE).measure()
+    study = an_ablation()
+    silent = replace(workshop.engine.capabilities(), scores_text=False)
+    monkeypatch.setattr(workshop.engine, "capabilities", lambda: silent)
+    with pytest.raises(ValueError, match="the engine hf does not say how likely a text is, .*; run ablations on hf"):
+        study.measure()
+    assert not study.run.trials()
+
+
 def test_a_finished_study_asks_for_no_model_and_other_latents_are_another_study(measured):
     study, workshop = measured
     n_loaded = len(workshop.loaded)

@@ -338,9 +338,11 @@ def test_a_text_scored_under_an_edit_that_did_not_act_is_an_error(tiny_llama):
 
 def test_a_reply_without_scores_is_an_error(tiny_llama):
     bare = b'{"choices": [{"token_ids": [70], "finish_reason": "length"}]}'
-    with standing_in(misbehave=lambda n: bare) as server:
-        with pytest.raises(ServerError, match="did not say how likely the text of row 0 is"):
-            engine_on(tiny_llama, server).log_likelihoods([replace(PLAIN, prefill=(70,))])
+    with (
+        standing_in(misbehave=lambda n: bare) as server,
+        pytest.raises(ServerError, match="did not say how likely the text of row 0 is"),
+    ):
+        engine_on(tiny_llama, server).log_likelihoods([replace(PLAIN, prefill=(70,))])
 
 
 class Idle(VLLMEngine):
