@@ -124,7 +124,7 @@ def _batches(judge: Judge, done: Sequence[Trial], judged: Container[str]) -> lis
     (``READS_ALONE``, remote ones) any that are not judged yet."""
     if getattr(judge, "READS_ALONE", False):
         return batches([trial for trial in done if trial.plan.id not in judged], judged, key=lambda plan: None)
-    return batches(done, judged, key=_arm_of)
+    return batches(done, judged, key=lambda plan: (plan.subject, plan.latent, plan.condition, plan.level))
 
 
 def batches(
