@@ -140,7 +140,8 @@ class Detection(Study):
         """Every trial of the run, all arms; in a shard, of its own latents. The same object as long as nothing that it
         depends on is another."""
         strengths = tuple(self.strengths().items())
-        return _planned(self.subject, strengths, tuple(self.questions("evaluation")), self.scale)
+        counts = {name: getattr(self.scale, name) for name in ("n_questions", "levels", "n_repeats", "seed")}
+        return _planned(self.subject, strengths, tuple(self.questions("evaluation")), **counts)
 
     def measure(self) -> "Detection":
         """Calibrate, make and judge what is missing, and the placebo, which a shard leaves to who reads them all."""
@@ -228,9 +229,11 @@ class Detection(Study):
 
 @lru_cache(maxsize=2)  # a million take seconds
 def _planned(
-    subject: str, strengths: tuple[tuple[int, float], ...], questions: tuple[str, ...], scale: DetectionScale
+    subject: str,
+    strengths: tuple[tuple[int, float], ...],
+    questions: tuple[str, ...],
+    **counts: int | tuple[float, ...],
 ) -> tuple[PlannedTrial, ...]:
-    counts = {name: getattr(scale, name) for name in ("n_questions", "levels", "n_repeats", "seed")}
     return tuple(plan_trials(subject, dict(strengths), questions=questions, **counts))
 
 
