@@ -5,7 +5,6 @@ whenever one of them has another size or time of writing. It can be deleted at a
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from esr_utils.bulk import is_filled, read_sound
+from esr_utils.files import write_whole
 from esr_utils.records import PlannedTrial, Run, seed_of
 
 LARGE_BYTES = 64 * 2**20  # of journals; below, reading them takes a second
@@ -153,8 +153,9 @@ def _kept(run: Run, name: str, paths: Sequence[Path], make: Callable[[], pa.Tabl
         return pq.read_table(path).to_pandas()
     table = make()
     if sum(source.stat().st_size for source in paths) > LARGE_BYTES:
+        stamped = table.replace_schema_metadata({"stamp": stamp})
         with suppress(OSError):  # no room, or not ours to write: it is read from the journals next time, too
-            _write(table.replace_schema_metadata({"stamp": stamp}), path)
+            write_whole(path, lambda file: pq.write_table(stamped, file, compression="zstd"))
     return table.to_pandas()
 
 
@@ -163,13 +164,3 @@ def _stamp(run: Run, paths: Sequence[Path]) -> str:
     return json.dumps(
         [FORM, *((str(p.relative_to(run.folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in paths)]
     )
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

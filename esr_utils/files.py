@@ -4,19 +4,28 @@ import csv
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is either all there or not there at all."""
+def write_whole(path: Path, content: str | bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file so that it is either all there or not there at all.
+
+    Args:
+        content: what it holds, or a function that writes that into a file open for writing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,9 @@ from esr_utils.corpus import corpus_prompts
 from esr_utils.detection import Detection
 from esr_utils.directions import ASKED, load_directions, topic_directions, with_directions
 from esr_utils.engines.base import Engine, with_pair
+from esr_utils.files import digest, write_whole
 from esr_utils.prompts import load_prompts
-from esr_utils.records import Run, digest
+from esr_utils.records import Run
 from esr_utils.scales import TopicSteeringScale
 from esr_utils.study import load_engine
 
@@ -82,7 +82,8 @@ class TopicSteering(Detection):
         path = next(iter(self.run.files(DIRECTIONS)), self.run.own / DIRECTIONS)
         if not path.exists():
             topics, layer = self.latents()["label"].tolist(), self._model.pair.steering_layer
-            _write(path, topic_directions(self._model, topics, layer=layer))
+            made = topic_directions(self._model, topics, layer=layer).numpy()
+            write_whole(path, lambda file: np.save(file, made))
         return torch.stack(list(load_directions(path).values()))
 
     @cached_property
@@ -103,11 +104,3 @@ class TopicSteering(Detection):
         """
         table = self.latents().assign(norm=self.directions().norm(dim=1).numpy()).join(self.calibration())
         return table.assign(multiplier=table["strength"] / table["norm"])
-
-
-def _write(path: Path, directions: Float[Tensor, "topic d_model"]) -> None:
-    """Write the file so that it is either all there or not there at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.save(file, directions.numpy())
-    partial.replace(path)

@@ -80,14 +80,18 @@ def test_a_folder_that_is_refused_stays_as_it_was(tmp_path):
     assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
 
 
-def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("content", ["x\n", b"x\n", lambda file: file.write(b"x\n")], ids=["text", "bytes", "function"])
+def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch, content):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "a.csv", "x\n")
-    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(tmp_path / "a.csv", content)
+        assert list(tmp_path.iterdir()) == []
+    write_whole(tmp_path / "a.csv", content)
+    assert (tmp_path / "a.csv").read_bytes() == b"x\n"
 
 
 def test_an_interrupt_while_making_a_result_leaves_the_others(tmp_path):
