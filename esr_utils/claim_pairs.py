@@ -3,7 +3,6 @@
 Two rates of the same trials under two arms tell less, each with its own interval, than their differences do.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from esr_utils.config import results_dir
 from esr_utils.frames import made_frame
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run
-from esr_utils.result_tables import told
+from esr_utils.result_tables import read_settings, told
 
 NO_PAIR = ("improvement", "first_score")  # of improvement both arms seldom have a value: it needs several attempts
 Arm = dict[str, object]
@@ -68,11 +67,7 @@ def _by_arm(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[pd.Dat
 
 def arm_names() -> dict[str, tuple[float, int]]:
     """Share of corrections and training seed of each arm of notebook 06 that is swept, by its name among trials."""
-    path = results_dir(PAIR, "fine_tuning", "standard") / "run.json"
-    try:
-        settings = json.loads(path.read_text())["settings"]
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{told(path)} holds no settings that can be read; restore it with git.") from error
+    settings = read_settings(results_dir(PAIR, "fine_tuning", "standard") / "run.json")
     kinds = {share: f"steered-{share:.0%}" if share else "normal" for share in settings["shares"]}
     seeds = range(settings["n_seeds"])
     return {f"{kind}-seed{seed}": (share, seed) for share, kind in kinds.items() for seed in seeds}

@@ -19,8 +19,9 @@ from esr_utils.scales import (
     FineTuningScale,
     MetaPromptingScale,
 )
+from esr_utils.scales.meta_prompting import KINDS
 
-N_KINDS, N_LEVELS = 6, 2  # of ``meta_prompting``
+N_LEVELS = 2  # of ``meta_prompting``
 N_ARMS, N_HELD_OUT_ARMS = 6, 3  # of ``ablation``, without matched sets and random directions
 N_CONTROLS = 2  # sources of drifts in ``inducing`` beside the steered ones
 
@@ -48,7 +49,7 @@ def _detection(scale: DetectionScale) -> list[Part]:
 
 
 def _meta_prompting(scale: MetaPromptingScale) -> list[Part]:
-    return [Part(name="trials", responses=scale.n_latents * scale.n_questions * N_KINDS * N_LEVELS)]
+    return [Part(name="trials", responses=scale.n_latents * scale.n_questions * len(KINDS) * N_LEVELS)]
 
 
 def _ablation(scale: AblationScale) -> list[Part]:

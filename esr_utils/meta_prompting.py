@@ -14,12 +14,11 @@ from esr_utils.prompts import load_prompts
 from esr_utils.published import META_PROMPTS
 from esr_utils.records import PlannedTrial, Run
 from esr_utils.scales import DETECTION, MetaPromptingScale
+from esr_utils.scales.meta_prompting import KINDS, NEUTRAL, NONE
 from esr_utils.steering import Row, Sampling
 from esr_utils.study import MAIN_LEVEL, Study
 from esr_utils.trials import make_row, plan_trials
 
-NONE, NEUTRAL = "none", "neutral"
-KINDS = (NONE, NEUTRAL, "focus", "self_monitor", "resist", "label")
 LEVELS = (0.0, MAIN_LEVEL)
 PRIMARY = ("self_monitor", NEUTRAL)  # declared: several attempts under steering, the first less the second
 

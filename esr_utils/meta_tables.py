@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from esr_utils import metrics, paired, published
-from esr_utils.meta_prompting import KINDS, NEUTRAL, NONE, PRIMARY
+from esr_utils.meta_prompting import PRIMARY
+from esr_utils.scales.meta_prompting import KINDS, NEUTRAL, NONE
 from esr_utils.summaries import scores_and_rates
 
 PAIRED = ("multi_attempt", "esr", "minimum_gain_esr")

@@ -1,7 +1,5 @@
 """What Figs 14 to 21, the tables and the whole-response judge of the paper show, as frames; see ``paper_frames``."""
 
-import json
-
 import pandas as pd
 
 from esr_utils import published
@@ -19,9 +17,8 @@ from esr_utils.beside import (
 )
 from esr_utils.config import DATA, results_dir
 from esr_utils.published import ANALYSIS, META_PROMPTS, WHOLE_RESPONSE
-from esr_utils.result_tables import told
-
-KINDS = ("none", "neutral", "focus", "self_monitor", "resist", "label")
+from esr_utils.result_tables import read_settings
+from esr_utils.scales.meta_prompting import KINDS
 
 
 def fig14_18() -> pd.DataFrame:
@@ -137,23 +134,15 @@ SETTINGS = {  # setting -> number of the paper's, and the name of ours
 
 def table3() -> pd.DataFrame:
     """Settings of the fine-tuning: setting, paper, sweep (arms of notebook 06), corrector. ``-``: not a setting."""
-    sweep = _settings(results_dir(PAIR, "fine_tuning", "standard") / "run.json")
+    sweep = read_settings(results_dir(PAIR, "fine_tuning", "standard") / "run.json")
     sweep |= {"n_shares": len([share for share in sweep.get("shares", ()) if share])}
-    corrector = _settings(DATA / "embedded" / "corrector" / "training.json")
+    corrector = read_settings(DATA / "embedded" / "corrector" / "training.json")
     lines = []
     for setting, (number, name) in SETTINGS.items():
         paper = f"{published.value(number):g}"
         ours = [f"{known[name]:g}" if name in known else "-" for known in (sweep, corrector)]
         lines.append((setting, paper, *ours))
     return pd.DataFrame(lines, columns=["setting", "paper", "sweep", "corrector"])
-
-
-def _settings(path) -> dict:
-    """The settings in a run's description; a ValueError that names the file if there are none."""
-    try:
-        return json.loads(path.read_text())["settings"]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{told(path)} holds no settings that can be read; restore it with git.") from error
 
 
 def whole_response() -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Committed result tables, checked as they are read: what the figures are drawn from. No torch."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,14 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     if "quantity" in words:
         _check_shares(frame, path)
     return frame
+
+
+def read_settings(path: Path) -> dict:
+    """The settings in the description of a run or of a training; a ValueError that names the file if there are none."""
+    try:
+        return json.loads(path.read_text())["settings"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{told(path)} holds no settings that can be read; restore it with git.") from error
 
 
 def _check_shares(frame: pd.DataFrame, path: Path) -> None:

@@ -8,8 +8,9 @@ from esr_utils.explorer.kept import Prepared
 from esr_utils.explorer.picking import HALF, INDENT, LABELLED, WIDE, WRAPPED, escape
 from esr_utils.explorer.slider import Slider
 from esr_utils.explorer.state import LARGEST, Pick, State
-from esr_utils.meta_prompting import KINDS, load_meta_prompts
+from esr_utils.meta_prompting import load_meta_prompts
 from esr_utils.prompts import SPLITS, load_prompts
+from esr_utils.scales.meta_prompting import KINDS
 
 SCOPES = (("question and answer", "all"), ("answer only", "generated"))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
-from esr_utils.meta_prompting import KINDS, NONE
+from esr_utils.scales.meta_prompting import KINDS, NONE
 
 VERSION = 1
 PREFIX = "esr"
@@ -55,7 +55,7 @@ class State:
     Attributes:
         pair: the subject, by its name in the catalogue.
         prompt: the question, without a meta-prompt.
-        meta_prompt: kind of the suffix, one of ``meta_prompting.KINDS``.
+        meta_prompt: kind of the suffix, one of ``scales.meta_prompting.KINDS``.
         wording: number of the suffix's wording; wordings are taken in turn.
         share: of the detectors' contribution that the third answer loses.
         scope: which tokens are edited: ``all`` (question and answer) or ``generated``.

@@ -1,6 +1,9 @@
-"""Scales of notebook 05."""
+"""Scales of notebook 05, and the kinds of meta-prompt that it compares."""
 
 from dataclasses import dataclass
+
+NONE, NEUTRAL = "none", "neutral"
+KINDS = (NONE, NEUTRAL, "focus", "self_monitor", "resist", "label")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,11 @@ from esr_utils import latents, meta_prompting, meta_tables, study
 from esr_utils.config import SCALE_NAMES
 from esr_utils.engines.hf import HFEngine
 from esr_utils.frames import score_measures
-from esr_utils.meta_prompting import KINDS, NEUTRAL, MetaPrompting, load_meta_prompts, with_suffix
+from esr_utils.meta_prompting import MetaPrompting, load_meta_prompts, with_suffix
 from esr_utils.plots import meta_prompting as figures
 from esr_utils.published import META_PROMPTS, main_rates, meta_prompt_rates, self_monitor_rates
 from esr_utils.scales import DETECTION, META_PROMPTING, MetaPromptingScale
+from esr_utils.scales.meta_prompting import KINDS, NEUTRAL
 from esr_utils.study import JUDGE, READER
 from esr_utils.tests.test_detection import ASKED, SCALE, Workshop
 

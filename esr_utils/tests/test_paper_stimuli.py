@@ -8,9 +8,10 @@ import pytest
 from esr_utils import detection, meta_prompting, reference
 from esr_utils.config import DATA, ROOT, run_name
 from esr_utils.detection import Detection
-from esr_utils.meta_prompting import KINDS, NEUTRAL, MetaPrompting, examples, load_meta_prompts, with_suffix
+from esr_utils.meta_prompting import MetaPrompting, examples, load_meta_prompts, with_suffix
 from esr_utils.prompts import load_prompts
 from esr_utils.scales import DETECTION, META_PROMPTING
+from esr_utils.scales.meta_prompting import KINDS, NEUTRAL
 from esr_utils.study import READER
 from esr_utils.tests.reference_parts import QUESTIONS, VARIANTS, Repository, made_up
 from esr_utils.tests.test_detection import SCALE, Workshop
