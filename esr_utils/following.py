@@ -13,9 +13,10 @@ import pandas as pd
 
 from esr_utils import prefixes
 from esr_utils.detection import Detection, committed_detection
+from esr_utils.files import digest
 from esr_utils.judging import Attempt, Verdict
 from esr_utils.prefixes import ARMS, FIT, STEERED, UNSTEERED, continuation_span
-from esr_utils.records import Judgement, PlannedTrial, Run, Trial, digest
+from esr_utils.records import Judgement, PlannedTrial, Run, Trial
 from esr_utils.scales import FollowingScale
 from esr_utils.steering import Row, Sampling
 from esr_utils.study import JUDGE, MAIN_LEVEL, Study

@@ -19,7 +19,7 @@ from esr_utils.explorer.state import Pick, State, StateError
 from esr_utils.explorer.subject import Subject
 from esr_utils.explorer.view import View
 from esr_utils.explorer.worker import Job, Worker
-from esr_utils.records import digest, write_whole
+from esr_utils.files import digest, write_whole
 
 N_LISTED = 60
 ELSEWHERE = "(Another processor may draw other words; Find an episode tries seeds until one restarts.)"

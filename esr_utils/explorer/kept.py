@@ -8,7 +8,8 @@ from pathlib import Path
 from esr_utils.config import DATA, ROOT
 from esr_utils.explorer.shown import Shown
 from esr_utils.explorer.state import VERSION, State
-from esr_utils.records import digest, open_run
+from esr_utils.files import digest
+from esr_utils.records import open_run
 
 KEPT = ROOT / "runs" / "explorer"
 GALLERY = DATA / "explorer" / "gallery.json"

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from esr_utils.explorer.subject import NEUTRAL_QUESTION, READING, Subject
+from esr_utils.explorer.subject import NEUTRAL_QUESTION, Subject
 from esr_utils.latents import max_activations, search_labels
-from esr_utils.steering import Row
+from esr_utils.steering import READING, Row
 
 N_LOGITS = 10
 N_NEAREST = 8

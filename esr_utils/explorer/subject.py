@@ -15,10 +15,9 @@ from esr_utils.engines.hf import HFEngine
 from esr_utils.judging import Judge
 from esr_utils.latents import load_contexts, load_labels
 from esr_utils.models import load_pair
-from esr_utils.steering import Row, Sampling
+from esr_utils.steering import READING, Row
 from esr_utils.topicality import Topicality
 
-READING = Sampling(max_new_tokens=0)
 READ_AT_ONCE = 128  # prompt tokens, so that the steered answer is the same beside two others and in a sweep
 N_READ = 16  # committed answers that are read for norms and histograms
 NEUTRAL_QUESTION = "Tell me something."  # under which a searched sentence is read, as an answer
@@ -80,10 +79,6 @@ class Subject:
         """A strength as a share of the median norm, whatever the length of the decoder direction."""
         return strength * float(self.engine.pair.sae.direction(latent).norm()) / self.median_norm
 
-    def raw(self, latent: int, relative: float) -> float:
-        """The strength in raw units that ``relative`` stands for."""
-        return relative * self.median_norm / float(self.engine.pair.sae.direction(latent).norm())
-
 
 def load_subject(name: str) -> Subject:
     """A pair of the catalogue with everything that the committed results say of it."""
@@ -104,7 +99,7 @@ def load_subject(name: str) -> Subject:
         labels=load_labels(name),
         texts=list(discovery.answers().head(N_READ).itertuples(index=False, name=None)),
         groups=discovery.groups(),
-        calibrated=committed_detection(name, "standard").calibration()["strength"].to_dict(),
+        calibrated=committed_detection(name, "standard").strengths(),
     )
 
 

@@ -134,7 +134,6 @@ def test_a_relative_strength_is_a_share_of_the_median_norm(tiny_llama):
     subject = tiny_subject(tiny_llama)
     resid = subject.read[2]
     assert subject.relative(7, 6.0) == pytest.approx(6.0 / float(resid.norm(dim=1).median()), rel=1e-4)
-    assert subject.raw(7, subject.relative(7, 6.0)) == pytest.approx(6.0)
 
 
 def test_a_sweep_at_level_0_is_unsteered_and_at_level_1_steered(explorer, result):
