@@ -50,13 +50,20 @@ class Settings:
             description="tokens", tooltip="most tokens of an answer", min=1, max=LARGEST, layout=HALF, style=LABELLED
         )
         self.scope = w.Dropdown(description="edits on", options=SCOPES, layout=HALF, style=LABELLED)
+        self._make_share()
+        self._connect(on_pair)
+        self.root = self._laid_out()
+
+    def _make_share(self) -> None:
+        """The share of the detectors that is ablated, as a number and as a slider."""
         self.share = w.BoundedFloatText(description="detectors", min=0, max=1, step=0.05, style=LABELLED)
         self.share.layout, self.share.tooltip = w.Layout(width="190px"), "share of the detectors that is ablated"
         self.slider = Slider(name="share of the detectors that is ablated", low=0, high=1, step=0.05)
         self.slider.marks = [("0", 0.0), ("half", 0.5), ("1", 1.0)]
         self.slider.layout = w.Layout(flex="1 1 160px")
         w.link((self.slider, "value"), (self.share, "value"))
-        self._connect(on_pair)
+
+    def _laid_out(self) -> w.VBox:
         pairs_of = [
             (self.split, self.question),
             (self.meta_prompt, self.wording),
@@ -66,7 +73,7 @@ class Settings:
         lines = [w.HBox(both, layout=WRAPPED) for both in pairs_of]
         share = w.HBox([self.share, self.slider], layout=WRAPPED)
         parts = [self.pair, lines[0], self.prompt, lines[1], self.suffix, *lines[2:], share]
-        self.root = w.VBox(parts, layout=w.Layout(flex="1 1 420px", min_width="0"))
+        return w.VBox(parts, layout=w.Layout(flex="1 1 420px", min_width="0"))
 
     def _connect(self, on_pair: Callable[[], None]) -> None:
         self.split.observe(lambda change: self._list(change["new"]), "value")
