@@ -80,7 +80,7 @@ class Server:
 
     async def _listed(self, client: httpx.AsyncClient) -> list[dict]:
         try:
-            reply = _json(self, await client.get("/v1/models"))
+            reply = self._json(await client.get("/v1/models"))
         except httpx.TransportError as error:
             raise ServerError(
                 f"no server answers at {self.url} ({type(error).__name__}); start one as the README says"
@@ -114,7 +114,7 @@ class Server:
             ServerError: it refused the request, or its reply is not one.
         """
         try:
-            return _json(self, await client.post("/v1/completions", json={"model": self.model} | body))
+            return self._json(await client.post("/v1/completions", json={"model": self.model} | body))
         except httpx.TransportError as error:
             raise LostError(f"{self.url} was lost ({type(error).__name__})") from None
 
@@ -125,7 +125,7 @@ class Server:
             async with client.stream("POST", "/v1/completions", json=body) as response:
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
-                    _json(self, response)
+                    self._json(response)
                 async with aclosing(self._pieces(response)) as pieces:
                     async for piece in pieces:
                         yield piece
@@ -137,41 +137,38 @@ class Server:
             if line == "data: [DONE]":
                 return
             if line.startswith("data: "):
-                yield _parsed(self, line.removeprefix("data: "))
+                yield self._parsed(line.removeprefix("data: "))
         raise LostError(f"{self.url} ended a reply in its middle")
 
+    def _json(self, response: httpx.Response) -> dict:
+        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise LostError(self._explained(response))
+        if response.status_code != httpx.codes.OK:
+            raise ServerError(self._explained(response))
+        return self._parsed(response.text)
 
-def _json(server: Server, response: httpx.Response) -> dict:
-    if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise LostError(_explained(server, response))
-    if response.status_code != httpx.codes.OK:
-        raise ServerError(_explained(server, response))
-    return _parsed(server, response.text)
+    def _parsed(self, text: str) -> dict:
+        try:
+            reply = json.loads(text)
+        except json.JSONDecodeError:
+            reply = None
+        if not isinstance(reply, dict):
+            raise ServerError(f"{self.url} sent something that is not a reply ({text[:60]!r}); is it a vLLM server?")
+        if "error" in reply:
+            raise LostError(f"{self.url} failed ({_message(reply)})")
+        return reply
 
-
-def _parsed(server: Server, text: str) -> dict:
-    try:
-        reply = json.loads(text)
-    except json.JSONDecodeError:
-        reply = None
-    if not isinstance(reply, dict):
-        raise ServerError(f"{server.url} sent something that is not a reply ({text[:60]!r}); is it a vLLM server?")
-    if "error" in reply:
-        raise LostError(f"{server.url} failed ({_message(reply)})")
-    return reply
-
-
-def _explained(server: Server, response: httpx.Response) -> str:
-    """What a refusal says, and what to do about those that users meet."""
-    if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        return f"{server.url} asks for a key; put it into the environment variable {KEY_VARIABLE}"
-    try:
-        message = _message(response.json())
-    except json.JSONDecodeError:
-        message = response.text[:200]
-    if "esr_utils" in message:
-        return f"{server.url} cannot find esr_utils; start it with PYTHONPATH set to this repository ({message})"
-    return f"{server.url} answered with status {response.status_code} ({message})"
+    def _explained(self, response: httpx.Response) -> str:
+        """What a refusal says, and what to do about those that users meet."""
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            return f"{self.url} asks for a key; put it into the environment variable {KEY_VARIABLE}"
+        try:
+            message = _message(response.json())
+        except json.JSONDecodeError:
+            message = response.text[:200]
+        if "esr_utils" in message:
+            return f"{self.url} cannot find esr_utils; start it with PYTHONPATH set to this repository ({message})"
+        return f"{self.url} answered with status {response.status_code} ({message})"
 
 
 def _message(reply: Any) -> str:
