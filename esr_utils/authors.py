@@ -16,7 +16,7 @@ import pandas as pd
 
 from esr_utils.files import write_whole
 from esr_utils.frames import score_measures
-from esr_utils.judges.replies import UnreadableError, locate
+from esr_utils.judges.replies import UnreadableError, quoted_spans
 from esr_utils.records import PlannedTrial
 
 
@@ -162,7 +162,7 @@ def _status(trial: dict, scored: list[tuple[str, float]], failure: object) -> st
 def _attempts(trial_id: str, response: str, scored: list[tuple[str, float]]) -> list[dict]:
     texts = [text for text, _ in scored]
     try:
-        spans = locate(texts, response)
+        spans = quoted_spans(texts, response)
     except UnreadableError:
         spans = [(-1, -1)] * len(scored)
     return [

@@ -16,7 +16,7 @@ from esr_utils.config import results_dir
 from esr_utils.frames import made_frame
 from esr_utils.prompts import load_prompts
 from esr_utils.records import Run
-from esr_utils.result_tables import read_settings, told
+from esr_utils.result_tables import read_settings, short_path
 
 NO_PAIR = ("improvement", "first_score")  # of improvement both arms seldom have a value: it needs several attempts
 Arm = dict[str, object]
@@ -85,7 +85,7 @@ def _trials(subject: str, run: str) -> pd.DataFrame:
     """Committed trials of a run, judged; a FileNotFoundError that names the file if there are none."""
     path = results_dir(subject, run, "standard") / "trials.jsonl"
     if not path.is_file():
-        raise FileNotFoundError(f"there are no trials in {told(path.parent)}; restore {path.name} with git.")
+        raise FileNotFoundError(f"there are no trials in {short_path(path.parent)}; restore {path.name} with git.")
     return _judged(path, path.stat().st_mtime_ns)
 
 
@@ -104,6 +104,6 @@ def judged(folder: Path) -> pd.DataFrame:
     run = Run(folder=folder)
     trials, verdicts = trial_columns(run), verdict_columns(run, "offline")
     if n_absent := int((~verdicts["trial_id"].isin(trials["trial_id"])).sum()):
-        path = told(folder / "trials.jsonl")
+        path = short_path(folder / "trials.jsonl")
         raise ValueError(f"{path} lacks {n_absent:,} of the trials that were judged; restore it with git.")
     return made_frame(trials, verdicts)

@@ -43,7 +43,7 @@ class Episode:
     strength: float
 
 
-def locate(response: str, attempt: str, *, after: int = 0) -> tuple[int, int]:
+def exact_span(response: str, attempt: str, *, after: int = 0) -> tuple[int, int]:
     """Start and end of an attempt's text within a response, searched from the character ``after``.
 
     Raises:
@@ -88,7 +88,7 @@ def find_episodes(tokenizer, trials: pd.DataFrame, attempts: pd.DataFrame) -> li
 def _stretches(tokenizer, response: str, attempts: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...], int]:
     spans, after = [], 0
     for attempt in attempts:
-        spans.append(locate(response, attempt, after=after))
+        spans.append(exact_span(response, attempt, after=after))
         after = spans[-1][1]
     coded = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)
     if tokenizer.decode(coded["input_ids"]) != response:

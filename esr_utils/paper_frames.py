@@ -27,7 +27,7 @@ from esr_utils.beside import (
 from esr_utils.claim_pairs import judged
 from esr_utils.config import results_dir
 from esr_utils.published import MAIN_RATES, RECOVERY_BY_SHARE, SELF_MONITOR, main_rates
-from esr_utils.result_tables import told
+from esr_utils.result_tables import short_path
 
 RATES = ("multi_attempt", "improvement", "esr")
 LARGEST = "Llama-3.3-70B-Instruct"
@@ -78,7 +78,7 @@ def fig2_gains() -> pd.DataFrame:
 def _gains(folder: Path) -> pd.Series:
     """Last less first score of every trial with several attempts at the calibrated strength."""
     if not (folder / "trials.jsonl").is_file():
-        raise FileNotFoundError(f"there are no trials in {told(folder)}; restore it with git or run notebook 02.")
+        raise FileNotFoundError(f"there are no trials in {short_path(folder)}; restore it with git or run notebook 02.")
     return judged(folder).query("level == 1.0 and is_multi")["gain"]
 
 

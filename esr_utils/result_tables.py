@@ -70,16 +70,20 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     """
     path, key = folder / f"{name}.csv", f"{folder.name}/{name}"
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {told(folder)}; restore it with git or run its notebook.")
+        raise FileNotFoundError(f"there is no folder {short_path(folder)}; restore it with git or run its notebook.")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no table {told(path)}; restore it with git or run its notebook.")
+        raise FileNotFoundError(f"there is no table {short_path(path)}; restore it with git or run its notebook.")
     try:
         frame = pd.read_csv(path)
     except ValueError as error:  # pandas: no columns, a line too long, bytes that are no text
-        raise ValueError(f"{told(path)} is no table: {' '.join(str(error).split())}; restore it with git.") from error
+        raise ValueError(
+            f"{short_path(path)} is no table: {' '.join(str(error).split())}; restore it with git."
+        ) from error
     words, numbers = (list(filter(None, columns.split(", "))) for columns in COLUMNS.get(key, ("", "")))
     if absent := [column for column in [*words, *numbers] if column not in frame]:
-        raise ValueError(f"{told(path)} lacks the column {', '.join(absent)}; its columns are {', '.join(frame)}.")
+        raise ValueError(
+            f"{short_path(path)} lacks the column {', '.join(absent)}; its columns are {', '.join(frame)}."
+        )
     for column in numbers:
         _check_numbers(frame[column], path)
     if "quantity" in words:
@@ -92,7 +96,7 @@ def read_settings(path: Path) -> dict:
     try:
         return json.loads(path.read_text())["settings"]
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{told(path)} holds no settings that can be read; restore it with git.") from error
+        raise ValueError(f"{short_path(path)} holds no settings that can be read; restore it with git.") from error
 
 
 def _check_shares(frame: pd.DataFrame, path: Path) -> None:
@@ -102,7 +106,7 @@ def _check_shares(frame: pd.DataFrame, path: Path) -> None:
         is_bad = rates[column].abs() > 1
         if is_bad.any():
             given, quantity = rates.loc[is_bad, [column, "quantity"]].iloc[0]
-            told_of = f"{told(path)} has {given:g} in column {column} for {quantity}"
+            told_of = f"{short_path(path)} has {given:g} in column {column} for {quantity}"
             raise ValueError(f"{told_of}: rates are shares from 0 to 1; divide per cent by 100.")
 
 
@@ -112,9 +116,11 @@ def _check_numbers(column: pd.Series, path: Path) -> None:
     is_bad = (values.isna() & column.notna()) | np.isinf(values)
     if is_bad.any():
         record, given = int(np.argmax(is_bad)) + 1, column[is_bad].iloc[0]
-        raise ValueError(f"{told(path)} has {str(given)!r} in column {column.name}, record {record}; give a number.")
+        raise ValueError(
+            f"{short_path(path)} has {str(given)!r} in column {column.name}, record {record}; give a number."
+        )
 
 
-def told(path: Path) -> str:
+def short_path(path: Path) -> str:
     """A path for a message: from the kit's own folder on, where it lies in it."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

@@ -76,7 +76,7 @@ def read_reply(reply: Reply, response: str, *, form: Form) -> Verdict:
         raise UnreadableError("the judge declined to reply")
     try:
         fields = _parse(reply.text, form=form)
-        spans = locate([scored.attempt_text for scored in fields.attempts], response)
+        spans = quoted_spans([scored.attempt_text for scored in fields.attempts], response)
     except UnreadableError as error:
         cut = " (it was cut off at max_tokens)" if reply.stop in CUT_OFF else ""
         raise UnreadableError(f"{error}{cut}") from None
@@ -125,7 +125,7 @@ def _validated(found: object, *, form: Form) -> _Faithful:
         raise UnreadableError(f"{where}: {first['msg']}, given {_shown(repr(first['input']))}") from None
 
 
-def locate(texts: list[str], response: str) -> list[tuple[int, int]]:
+def quoted_spans(texts: list[str], response: str) -> list[tuple[int, int]]:
     """Characters of each text in ``response``, each searched after the end of the one before.
 
     Runs of whitespace match any other run, and quotation marks around a text are overlooked if it is not there with

@@ -13,7 +13,7 @@ from esr_utils.config import figures_dir
 from esr_utils.journal import JournalError
 from esr_utils.plots import PAPER, RESULTS, committed_folder, draw_paper, draw_result, gallery, interactive, use_style
 from esr_utils.plots.style import FORMATS
-from esr_utils.result_tables import read_table, told
+from esr_utils.result_tables import read_table, short_path
 
 SCALE = "standard"
 PARTS = {
@@ -50,7 +50,9 @@ def redraw() -> list[str]:
         (folder / gallery.INTERACTIVE).mkdir(parents=True, exist_ok=True)
         (folder / "index.html").touch()
     except OSError as error:
-        return [f"no figure can be written into {told(folder)}: {error.strerror}; make it a folder you may write to."]
+        return [
+            f"no figure can be written into {short_path(folder)}: {error.strerror}; make it a folder you may write to."
+        ]
     failures: dict[str, list[str]] = {}
     for name, draw in [*jobs(), ("paper_claims", partial(_write_claims, folder))]:
         try:
@@ -65,7 +67,7 @@ def redraw() -> list[str]:
 def _sentence(error: OSError | ValueError | JournalError) -> str:
     """What is wrong, on one line; of a failure of the file system, the file and its reason."""
     if isinstance(error, OSError) and error.filename:
-        return f"{told(Path(error.filename))} cannot be read or written: {error.strerror}."
+        return f"{short_path(Path(error.filename))} cannot be read or written: {error.strerror}."
     return " ".join(str(error).split())
 
 

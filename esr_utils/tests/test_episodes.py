@@ -8,7 +8,7 @@ import pytest
 
 from esr_utils import episodes
 from esr_utils.engines.hf import HFEngine
-from esr_utils.episodes import Episode, aligned, find_episodes, locate, paired_tests, read_episodes, stretch_means
+from esr_utils.episodes import Episode, aligned, exact_span, find_episodes, paired_tests, read_episodes, stretch_means
 from esr_utils.steering import Row, Sampling, Steer
 from esr_utils.tests.conftest import byte_tokenizer
 
@@ -65,7 +65,7 @@ def test_an_attempt_that_is_not_in_its_response_is_told():
     with pytest.raises(ValueError, match="the attempt 'Bread.' is not in the response after character 6; judge"):
         find_episodes(byte_tokenizer(), trials, attempts.assign(text=["Ships.", "Bread."]))
     with pytest.raises(ValueError, match="is not in the response"):
-        locate("abc", "a", after=1)
+        exact_span("abc", "a", after=1)
 
 
 @pytest.fixture(scope="module")

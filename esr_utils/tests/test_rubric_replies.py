@@ -6,7 +6,7 @@ from hashlib import sha256, shake_256
 
 import pytest
 
-from esr_utils.judges.replies import SCHEMA, Reply, UnreadableError, locate, read_reply
+from esr_utils.judges.replies import SCHEMA, Reply, UnreadableError, quoted_spans, read_reply
 from esr_utils.judges.rubric import FAITHFUL, STRUCTURED, Rubric, faithful
 from esr_utils.judging import Case, Verdict
 
@@ -180,22 +180,22 @@ def test_a_reply_that_was_cut_off_or_declined_says_so():
 
 
 def test_equal_texts_are_found_one_after_the_other():
-    assert locate(["a b", "a b"], "a b. a\tb.") == [(0, 3), (5, 8)]
+    assert quoted_spans(["a b", "a b"], "a b. a\tb.") == [(0, 3), (5, 8)]
 
 
 @pytest.mark.parametrize("text", ['"Boil it."', "“Boil it.”", "'Boil it.'", "\n `Boil it.` ", "Boil\n it."])
 def test_outer_quotes_and_whitespace_are_forgiven(text):
-    assert locate([text], "Now: Boil it. Done.") == [(5, 13)]
+    assert quoted_spans([text], "Now: Boil it. Done.") == [(5, 13)]
 
 
 def test_quotes_that_the_response_has_are_kept():
-    assert locate(['"Boil it."'], 'Say: "Boil it." Done.') == [(5, 15)]
+    assert quoted_spans(['"Boil it."'], 'Say: "Boil it." Done.') == [(5, 15)]
 
 
 @pytest.mark.parametrize("text", ["boil it.", "Boil it!", "Boilit.", "Boil … it.", '"Boil it.', ".*"])
 def test_nothing_else_is_forgiven(text):
     with pytest.raises(UnreadableError, match="not in the response"):
-        locate([text], "Now: Boil it. Done.")
+        quoted_spans([text], "Now: Boil it. Done.")
 
 
 def test_the_schema_is_strict_and_holds_the_fields_that_are_read():
