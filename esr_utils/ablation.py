@@ -111,10 +111,11 @@ class Ablation(Study):
 
     def _replayed(self, n_questions: int | None = None) -> list[PlannedTrial]:
         """The trials of notebook 02 at the calibrated strength: the first questions of each latent, by default all."""
-        plans, chosen = [plan for plan in self.source.plan() if plan.level == MAIN_LEVEL], []
-        for latent in self._strengths():
-            chosen += [plan for plan in plans if plan.latent == latent][: n_questions or self.scale.n_questions]
-        return chosen
+        chosen = {latent: [] for latent in self._strengths()}
+        for plan in self.source.plan():
+            if plan.level == MAIN_LEVEL and plan.latent in chosen:
+                chosen[plan.latent].append(plan)
+        return [plan for mine in chosen.values() for plan in mine[: n_questions or self.scale.n_questions]]
 
     def profiles(self) -> pd.DataFrame:
         """What each latent does in steered responses of notebook 02: see ``matching.matched_sets``. Indexed by it.
@@ -139,7 +140,8 @@ class Ablation(Study):
         """
         self.source.finished(0.0, MAIN_LEVEL)
         pair, trials = self.engine.pair, self.source.run.trials()
-        plans = self._replayed()[:: max(1, len(self._replayed()) // self.scale.n_read)]
+        plans = self._replayed()
+        plans = plans[:: max(1, len(plans) // self.scale.n_read)]
         reading = {"record_resid": (pair.reading_layer,), "sampling": READING}
         rows = [replace(make_row(p, self.sampling), prefill=trials[p.id].response, **reading) for p in plans]
         for plan, response in zip(plans, self.engine.generate(rows), strict=True):
