@@ -14,14 +14,20 @@ from esr_utils.ablation import Ablation
 from esr_utils.catalogue import find_entry
 from esr_utils.config import check_scale
 from esr_utils.detection import Detection
+from esr_utils.engines.ndif_checks import NDIFError
+from esr_utils.engines.vllm_server import ServerError
 from esr_utils.following import Following
+from esr_utils.hub import HubError
 from esr_utils.inducing import FineTuning
 from esr_utils.journal import JournalError, locked
+from esr_utils.machine import MachineError
 from esr_utils.meta_prompting import MetaPrompting
+from esr_utils.neuronpedia import LabelsError
 from esr_utils.scales import ABLATION, DETECTION, FINE_TUNING, FOLLOWING, META_PROMPTING, TOPIC_STEERING
 from esr_utils.shards import UnfinishedError
 from esr_utils.study import Study
 from esr_utils.topic_steering import TopicSteering
+from esr_utils.wheels import WeightsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,10 @@ WHOLE = {  # studies that are no plan of trials, and why
     "discovery": "its latents are chosen on all answers together; run notebook 03 in one process",
     "steering": "its sweeps are tables, made at once; run notebook 01 in one process",
 }
+SENTENCES = (  # errors whose message says what to do
+    *(ValueError, JournalError, UnfinishedError),
+    *(MachineError, ServerError, NDIFError, HubError, LabelsError, WeightsError),
+)
 USAGE = f"say STUDY PAIR SCALE PART, such as detection smollm2-135m paper 2/4; studies: {', '.join(STUDIES)}"
 
 
@@ -60,7 +70,7 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; what was finished is kept: the same line goes on from there\n")
         return 130
-    except (JournalError, UnfinishedError, ValueError) as error:
+    except SENTENCES as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except OSError as error:

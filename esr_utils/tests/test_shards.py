@@ -16,8 +16,13 @@ import torch
 from esr_utils import detection, latents, shard, study
 from esr_utils.catalogue import CATALOGUE, StrengthPrior
 from esr_utils.detection import Detection
+from esr_utils.engines.ndif_checks import NDIFError
+from esr_utils.engines.vllm_server import LostError, ServerError
+from esr_utils.hub import HubError
 from esr_utils.journal import locked
 from esr_utils.judging import Attempt, Verdict
+from esr_utils.machine import MachineError
+from esr_utils.neuronpedia import LabelsError
 from esr_utils.records import Judgement, Run, Trial, open_run, read_of
 from esr_utils.scales import DETECTION
 from esr_utils.shards import Shard, read_shard
@@ -25,6 +30,7 @@ from esr_utils.study import JUDGE, READER
 from esr_utils.tests.conftest import tiny_pair
 from esr_utils.tests.test_kill_and_resume import Company, Slow
 from esr_utils.tests.test_records import PLAN
+from esr_utils.wheels import WeightsError
 
 SCALE = replace(
     DETECTION["quick"],
@@ -218,6 +224,16 @@ def test_two_processes_on_one_shard_are_told_apart(folder, capsys):
     with (own / "lock").open("w") as file, locked(file.fileno(), own):
         assert shard.main(["detection", READER, "quick", "1/2"]) == 1
     assert f"another process is writing {own}; wait until it has ended" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [MachineError, ServerError, LostError, NDIFError, HubError, LabelsError, WeightsError])
+def test_what_a_model_or_a_server_lacks_is_told_in_a_sentence(folder, capsys, monkeypatch, kind):
+    def fail(subject: str):
+        raise kind("it does not fit; take another")
+
+    monkeypatch.setattr(study, "load_engine", fail)
+    assert shard.main(["detection", READER, "quick", "1/2"]) == 1
+    assert capsys.readouterr().err == "it does not fit; take another\n"
 
 
 @pytest.mark.parametrize(
