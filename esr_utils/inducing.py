@@ -237,7 +237,7 @@ class FineTuning(Study):
             self.run.warn_of_differing()
             refuse_unfinished("trials", missing, len(self.parts()), kind="arm")
         todo = [arm for arm in self.arms() if arm.name in missing]
-        if todo and self.engine.pair.model.device.type == "meta":
+        if todo and not self.engine.capabilities().has_weights:
             raise ValueError(
                 f"{self.subject} runs on a server ({self.engine.name}), and trainings need its weights here; unset "
                 "ESR_SERVERS and ESR_NNSIGHT for notebook 06"

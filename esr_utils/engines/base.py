@@ -45,11 +45,15 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What an engine can do beyond the contract."""
+    """What an engine can do beyond the contract; asked before a study makes anything.
 
-    streams: bool
-    batches: bool
+    Attributes:
+        scores_text: says how likely a text is, which ablations need; it has ``log_likelihoods``.
+        has_weights: its model is on this machine, so it can be trained.
+    """
+
     scores_text: bool
+    has_weights: bool
 
 
 @runtime_checkable

@@ -57,7 +57,7 @@ class HFEngine:
             raise ValueError(f"{pair.name} was loaded without its weights; load it with weights=True to run it here")
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(streams=True, batches=True, scores_text=True)
+        return Capabilities(scores_text=True, has_weights=True)
 
     @torch.inference_mode()
     def generate(

@@ -79,7 +79,7 @@ class NDIFEngine:
         )
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(streams=False, batches=True, scores_text=False)
+        return Capabilities(scores_text=False, has_weights=False)
 
     def generate(
         self,

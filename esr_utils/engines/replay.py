@@ -46,7 +46,7 @@ class ReplayEngine:
         return cls(pair, dict(zip(keys, responses, strict=True)))
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(streams=True, batches=True, scores_text=False)
+        return Capabilities(scores_text=False, has_weights=False)
 
     def generate(
         self,

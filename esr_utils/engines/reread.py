@@ -45,7 +45,7 @@ class RereadEngine(ABC):
         """Logits of right-padded texts, and their residual stream at ``layers`` after every edit."""
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(streams=True, batches=True, scores_text=False)
+        return Capabilities(scores_text=False, has_weights=True)
 
     @torch.inference_mode()
     def generate(

@@ -78,7 +78,7 @@ class VLLMEngine:
         await asyncio.gather(*(server.check(self.pair) for server in self.servers))
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(streams=True, batches=True, scores_text=True)
+        return Capabilities(scores_text=True, has_weights=False)
 
     def generate(
         self,

@@ -14,7 +14,11 @@ from esr_utils.config import ROOT
 from esr_utils.engines import hf
 from esr_utils.engines.base import InFlight
 from esr_utils.engines.hf import HFEngine
+from esr_utils.engines.ndif import NDIFEngine
+from esr_utils.engines.replay import ReplayEngine
+from esr_utils.engines.reread import RereadEngine
 from esr_utils.engines.slots import Slots
+from esr_utils.engines.vllm import VLLMEngine
 from esr_utils.steering import Ablate, Row, Sampling, Steer
 from esr_utils.tests.engine_parts import GREEDY, N_ROWS, PLAIN, QUESTIONS, ROWS, assert_same
 
@@ -304,3 +308,8 @@ def test_a_batch_size_below_one_is_refused(tiny_llama):
 def test_no_rows_give_no_responses(tiny_llama):
     assert HFEngine(tiny_llama).generate([]) == []
     assert HFEngine(tiny_llama).log_likelihoods([]) == []
+
+
+@pytest.mark.parametrize("engine", [HFEngine, VLLMEngine, NDIFEngine, RereadEngine, ReplayEngine])
+def test_an_engine_that_says_it_scores_texts_does_so_and_no_other(engine):
+    assert engine.capabilities(None).scores_text == hasattr(engine, "log_likelihoods")

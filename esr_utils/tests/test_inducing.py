@@ -1,6 +1,5 @@
 """A fine-tuning sweep is measured once, arm by arm, on the latents and strengths of the detection run."""
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -201,8 +200,8 @@ def test_level_at_target_is_where_the_falling_mean_crosses(scores, level):
 
 def test_a_subject_whose_weights_are_on_a_server_is_not_trained(tmp_path, monkeypatch):
     workshop = patched(tmp_path, monkeypatch)
-    away = workshop.engine.pair
-    workshop.engine.pair = replace(away, model=copy.deepcopy(away.model).to("meta"))
+    away = replace(workshop.engine.capabilities(), has_weights=False)
+    monkeypatch.setattr(workshop.engine, "capabilities", lambda: away)
     sweep = FineTuning("smollm2-135m", "quick", TINY)
     monkeypatch.setattr(FineTuning, "_strengths", lambda self: {1: 4.0})
     with pytest.raises(ValueError, match=r"runs on a server \(hf\), and trainings need its weights here; unset ESR_S"):

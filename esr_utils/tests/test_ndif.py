@@ -198,6 +198,7 @@ def test_the_variable_chooses_the_engine_of_a_pair_that_is_not_embedded(server, 
     monkeypatch.setattr(study, "find_entry", lambda name: entry)
     engine = load_engine("tiny")
     assert (engine.name, engine.pair.model.device.type) == ("ndif", "meta")
+    assert not engine.capabilities().has_weights
     assert loaded == [("smollm2-135m", True), ("tiny", False)]
     monkeypatch.setattr(study, "find_entry", lambda name: replace(entry, adapter=Path("a")))
     with pytest.raises(NDIFError, match="tiny has an adapter that only this machine has; unset ESR_NNSIGHT"):

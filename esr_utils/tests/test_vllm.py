@@ -296,6 +296,7 @@ def test_topics_are_read_and_steered_on_the_servers(tiny_llama, monkeypatch, tmp
     with standing_in() as one, standing_in() as other:
         one.told = other.told = read_by_hooks
         model = engine_on(pair, one, other)
+        assert not model.capabilities().has_weights
         monkeypatch.setattr(topic_steering, "load_engine", lambda subject: model)
         topics = TopicSteering(study.READER, "quick", TOPIC_STEERING["quick"])
         asked = [ASKED.format(topic=topic) for topic in topics.latents()["label"]]
