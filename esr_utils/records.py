@@ -17,6 +17,7 @@ from esr_utils.journal import Journal
 from esr_utils.judging import Attempt, Verdict
 from esr_utils.shards import FOLDER, Shard, shard_folders
 
+VERSION = 1  # of what a run's folder holds; folders that name none are of the first
 DEFAULT_ENGINE, ENGINE_FILE = "hf", "engine.txt"
 PACKAGES = ("torch", "transformers", "sae-lens", "transformer-lens", "nnsight", "numpy", "pandas")
 
@@ -252,8 +253,8 @@ def open_run(folder: Path, settings: Any, *, shard: Shard | None = None) -> Run:
     """Start a run, or go on with one made with the same settings; with ``shard``, work on that part alone.
 
     Raises:
-        ValueError: the folder, or one of its shards, holds a run with other settings; the message names the fields
-            that differ.
+        ValueError: the folder, or one of its shards, holds a run with other settings, and the message names the
+            fields that differ; or it was made by a newer kit.
     """
     wanted = json.loads(json.dumps(asdict(settings) if is_dataclass(settings) else settings))
     run = Run(folder=folder, shard=shard)
@@ -268,7 +269,13 @@ def open_run(folder: Path, settings: Any, *, shard: Shard | None = None) -> Run:
 def _check_settings(folder: Path, wanted: dict) -> None:
     if not (folder / "run.json").exists():
         return
-    found = json.loads((folder / "run.json").read_text())["settings"]
+    description = json.loads((folder / "run.json").read_text())
+    if (number := description.get("version", 1)) != VERSION:
+        raise ValueError(
+            f"{folder.name} is a run folder of version {number}, and this kit reads version {VERSION}; update the kit "
+            "to the one that made it, or move the folder away to start anew"
+        )
+    found = description["settings"]
     differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if differing:
         fields = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in differing)
@@ -277,6 +284,7 @@ def _check_settings(folder: Path, wanted: dict) -> None:
 
 def _description(settings: dict) -> dict:
     return {
+        "version": VERSION,
         "settings": settings,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

@@ -1,5 +1,6 @@
 """Run folders: made once, whole or not at all, and never mixed. Plans: an id for each, a seed for each comparison."""
 
+import json
 from dataclasses import dataclass, fields, replace
 
 import jaxtyping
@@ -69,6 +70,23 @@ def test_every_setting_that_differs_is_named_with_what_to_do(tmp_path):
     )
     with pytest.raises(ValueError, match=told):
         open_run(tmp_path / "run", {"n": 4, "added": 2, "same": (1, 2)})
+
+
+def test_a_run_folder_says_its_version_and_one_that_does_not_is_of_the_first(tmp_path):
+    path = open_run(tmp_path / "run", Settings()).folder / "run.json"
+    description = json.loads(path.read_text())
+    assert description.pop("version") == 1
+    path.write_text(json.dumps(description))
+    open_run(tmp_path / "run", Settings())
+    assert "version" not in json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("shard", [None, Shard(1, 2)])
+def test_a_run_folder_of_a_newer_kit_is_refused(tmp_path, shard):
+    path = open_run(tmp_path / "run", Settings(), shard=shard).own / "run.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(ValueError, match=f"{path.parent.name} is a run folder of version 2, .* 1; update the kit to"):
+        open_run(tmp_path / "run", Settings())
 
 
 def test_a_folder_that_is_refused_stays_as_it_was(tmp_path):
