@@ -18,7 +18,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_fig4": (
         "Fig 4: does a meta-prompt that asks the model to monitor itself raise restarts?",
-        f"Published rates with the meta-prompt and without, as far as they were told; {OURS}.",
+        f"Published rates with the meta-prompt (diamonds) and without (circles), as far as they were told; {OURS}.",
     ),
     "paper_fig5": (
         "Fig 5: does ablating the detector latents lower restarts?",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from esr_utils.beside import AUTHORS, ONE_OF_MANY
-from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, ORANGE, SMALL, beside
+from esr_utils.plots.style import BLUE, COLUMN_INCHES, GREY, SMALL, beside
 
 GREEN = "#009e73"
 RANGE = "range over pairs"  # an interval that is none: its ends are what was published
@@ -24,6 +24,7 @@ TITLES = {
     "shift": "gradual shifts (%)",
     "recovery": "whole response\nrecovers (%)",
 }
+MARKERS = ("o", "D", "s", "^")  # one an arm
 CORRECTOR = "the corrector was fine-tuned to restart"
 KEY = "open, dotted: published, naive 95%, ≈ events worked out from rounded rates; filled, solid: ours, 95% clustered"
 
@@ -39,11 +40,12 @@ def forest(
     """One panel a quantity, one row a ``who``, arms beside each other within it; counts at the right.
 
     ``frame`` is in the shape of ``esr_utils.beside``; ``panels`` are its panels with their titles. Rates are drawn in
-    per cent where the title says so. A line without a value is drawn as its note. Panels share rows where one of them
-    has the names of all. ``is_stacked``: panels with rows of their own, one below the other.
+    per cent where the title says so. Colour tells published from ours, the marker tells arms. A line without a value
+    is drawn as its note. Panels share rows where one of them has the names of all. ``is_stacked``: panels with rows of
+    their own, one below the other.
     """
     who = {panel: list(dict.fromkeys(frame.loc[frame["panel"] == panel, "who"])) for panel in panels}
-    arms = colours_of(frame)
+    arms = dict(zip(dict.fromkeys(frame["arm"]), MARKERS, strict=False))
     most = max(who.values(), key=len)
     is_shared = not is_stacked and all(set(names) <= set(most) for names in who.values())
     if is_stacked:
@@ -85,19 +87,12 @@ def key_of(frame: pd.DataFrame, key: str) -> str:
     return f"{key}\n{CORRECTOR}" if frame["who"].str.contains("corrector").any() else key
 
 
-def colours_of(frame: pd.DataFrame) -> dict[str, str]:
-    """A colour for every arm; with one arm alone, colour tells published from ours instead."""
-    arms = list(dict.fromkeys(frame["arm"]))
-    return dict(zip(arms, (GREY,) if len(arms) == 1 else (GREY, BLUE, ORANGE, GREEN), strict=False))
-
-
 def rows(axis: Axes, part: pd.DataFrame, who: Sequence[str], arms: Mapping[str, str], *, factor: float) -> None:
-    """Points with their intervals and counts, on the rows named ``who``."""
-    for i, (arm, colour) in enumerate(arms.items()):
+    """Points with their intervals and counts, on the rows named ``who``; ``arms`` have a marker each."""
+    for i, (arm, marker) in enumerate(arms.items()):
         for line in part[part["arm"] == arm].itertuples():
             y = who.index(line.who) + 0.62 * ((i + 0.5) / len(arms) - 0.5)
-            alone = {"paper": colour, AUTHORS: GREEN}.get(line.origin, BLUE)
-            point(axis, line, y, colour if len(arms) > 1 else alone, factor=factor)
+            point(axis, line, y, marker, factor=factor)
     for name, many in part[part["note"] == ONE_OF_MANY].groupby("who"):
         middle = number(factor * many["value"].mean(), is_rounded=True)
         told = f"mean {middle}, {len(many)} × {many['n'].iloc[0]:,.0f}"
@@ -111,9 +106,10 @@ def rows(axis: Axes, part: pd.DataFrame, who: Sequence[str], arms: Mapping[str, 
     axis.tick_params(axis="y", length=0)
 
 
-def point(axis: Axes, line: tuple, y: float, colour: str, *, factor: float) -> None:
+def point(axis: Axes, line: tuple, y: float, marker: str, *, factor: float) -> None:
     """One line of a frame at the height ``y``; words where it has no value, no counts where many share the row."""
     is_paper = line.origin == "paper"
+    colour = {"paper": GREY, AUTHORS: GREEN}.get(line.origin, BLUE)
     if pd.isna(line.value):
         words = {"fontsize": SMALL, "va": "center", "color": colour, "style": "italic"}
         axis.text(0.03, y, line.note, transform=axis.get_yaxis_transform(), **words)
@@ -124,7 +120,7 @@ def point(axis: Axes, line: tuple, y: float, colour: str, *, factor: float) -> N
         axis.plot(factor * line.value, y, "o", ms=3.8, color=colour, mew=0, alpha=0.4, clip_on=False)
         return
     if line.interval != RANGE:
-        marker = {"at most": "<", "more than": ">"}.get(line.note, "o")
+        marker = {"at most": "<", "more than": ">"}.get(line.note, marker)
         look = {"ms": 3.8, "mew": 1, "clip_on": False, "zorder": 3}
         axis.plot(factor * line.value, y, marker, color=colour, mfc="white" if is_paper else colour, **look)
     beside(axis, y, counts(line, factor), x=1.05, color=colour)
@@ -151,9 +147,9 @@ def number(value: float, *, is_rounded: bool) -> str:
 
 
 def arm_key(figure: Figure, arms: Mapping[str, str]) -> None:
-    """Colours of the arms, below the panels; nothing where there is one alone."""
+    """Markers of the arms, below the panels; nothing where there is one alone."""
     if len(arms) > 1:
-        handles = [plt.Line2D([], [], color=colour, marker="o", ms=4, lw=1.2) for colour in arms.values()]
+        handles = [plt.Line2D([], [], color="black", marker=marker, ms=4, ls="") for marker in arms.values()]
         style = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "fontsize": 7.5}
         figure.legend(handles, list(arms), ncols=len(arms), **style)
 
