@@ -62,7 +62,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_table2": (
         "Table 2: how do the 26 detectors differ off and on topic?",
-        "Published alone: Cohen's d, mean activations and p of every latent.",
+        "Published alone: Cohen's d (off topic less on topic, in standard deviations), mean activations and p of every "
+        "latent.",
     ),
     "paper_table3": (
         "Table 3: how was the model fine-tuned?",
@@ -83,8 +84,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "paper_held_out": (
         "Rebuttal: does the ablation hold on other prompts, and does the sign of d matter?",
-        "Published rates by what was ablated; ours: the corrector of notebook 04. It has no "
-        "detectors of negative d: the rule keeps none.",
+        "Published rates by what was ablated, d being Cohen's d of a latent's activation, off topic less on topic "
+        "(Table 2); ours: the corrector of notebook 04. It has no detectors of negative d: the rule keeps none.",
     ),
     "paper_whole_response": (
         "Rebuttal: what does a judge of whole responses see?",

@@ -135,6 +135,7 @@ def held_out(frame: pd.DataFrame) -> Figure:
     if (frame["panel"] == "change").any():
         panels["change"] = "several attempts,\nchange (% points)"
     told = "by what was ablated, on held-out prompts; published: Llama 70B, rebuttal"
+    told = f"{told}\nd: Cohen's d of a latent's activation, off topic less on topic (the paper's Table 2)"
     return forest(frame, panels, key=f"{told}\n{KEY}, of the change alone\n{PERPLEXITY}")
 
 
