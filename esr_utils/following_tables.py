@@ -5,7 +5,8 @@ import pandas as pd
 from esr_utils import metrics, paired, published, summaries
 from esr_utils.prefixes import ARMS, FIT, GENERIC, NONE, OFF_TOPIC, OWN, SOURCES, STEERED, UNSTEERED
 
-OUTCOMES = ("multi_attempt", "esr", "minimum_gain_esr")
+PAIRED = ("multi_attempt", "esr", "minimum_gain_esr")
+OUTCOMES = (*PAIRED, "improvement")  # its denominator, responses with several attempts, differs from cell to cell
 PRIMARY = "multi_attempt"  # declared: of both cell contrasts
 Arm = dict[str, object]
 
@@ -58,7 +59,7 @@ def cell_contrasts(cells: pd.DataFrame) -> pd.DataFrame:
     for source in (source for source in SOURCES if (cells["source"] == source).any()):
         mine = cells[cells["source"] == source]
         for contrast, between in CELL_CONTRASTS.items():
-            for quantity in OUTCOMES:
+            for quantity in PAIRED:
                 line = paired.rates(mine, between, quantity=quantity)
                 lines.append(line.assign(source=source, contrast=contrast))
     table = pd.concat(lines, ignore_index=True)

@@ -32,21 +32,17 @@ def prefill() -> pd.DataFrame:
             [*lines, *(words(panel, "ours", NOT_YET, origin="ours") for panel in ("restart", "improvement"))]
         )
     for continuation in ("unsteered", "steered"):
-        chosen = {"source": "restarted", "prefix": "steered", "continuation": continuation, "quantity": "multi_attempt"}
-        row = one_line(result("following", "cells"), chosen, "following/cells.csv")
-        line = words("restart", f"ours: continued {continuation}", "", origin="ours") | {"interval": CLUSTERED}
-        ends = {column: row[column] for column in ("ci_low", "ci_high", "n_events", "n")}
-        lines.append(line | ends | {"value": row["rate"], "source": "following/cells.csv"})
-        lines.append(_improved(chosen, float(row["n_events"]), f"ours: continued {continuation}"))
+        lines += [_cell(continuation, *of) for of in (("restart", "multi_attempt"), ("improvement", "improvement"))]
     return frame_of(lines)
 
 
-def _improved(chosen: dict[str, str], n_restarts: float, who: str) -> dict:
-    """Of the restarts, those that end better: both are counted in ``cells``, no interval was worked out."""
-    line = words("improvement", who, "" if n_restarts else "no restart", origin="ours")
-    esr = one_line(result("following", "cells"), chosen | {"quantity": "esr"}, "following/cells.csv")["n_events"]
-    known = {"value": esr / n_restarts if n_restarts else np.nan, "n_events": esr, "n": n_restarts}
-    return line | known | {"source": "following/cells.csv"}
+def _cell(continuation: str, panel: str, quantity: str) -> dict:
+    """Our rate after the steered beginnings of responses that restarted."""
+    chosen = {"source": "restarted", "prefix": "steered", "continuation": continuation, "quantity": quantity}
+    row = one_line(result("following", "cells"), chosen, "following/cells.csv")
+    line = words(panel, f"ours: continued {continuation}", "" if row["n"] else "no restart", origin="ours")
+    ends = {column: row[column] for column in ("ci_low", "ci_high", "n_events", "n")}
+    return line | ends | {"value": row["rate"], "interval": CLUSTERED, "source": "following/cells.csv"}
 
 
 HELD_OUT = {
