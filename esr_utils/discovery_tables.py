@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from esr_utils import latents, published
+from esr_utils import latents, published, readable
 from esr_utils.detectors import PAPER_RULES, Rule
 from esr_utils.discovery import Discovery
 from esr_utils.episodes import STRETCHES, mean_with_interval, paired_tests
@@ -108,6 +108,29 @@ def group_tests(discovery: Discovery) -> pd.DataFrame:
     """The declared test: a group's mean off topic less on topic, over episodes. One line a group."""
     tests = paired_tests(group_means(discovery).rename(columns={"group": "latent"}))
     return tests.rename(columns={"latent": "group"})
+
+
+def times_baseline(levels: pd.DataFrame, where: str) -> str:
+    """The detectors' mean activation in a stretch over that in unsteered answers, in words.
+
+    The interval is the stretch's own, and takes the unsteered mean as known.
+
+    Args:
+        levels: as ``levels`` makes it.
+        where: a stretch.
+    """
+    means = levels[levels["group"] == "detectors"].set_index("where")
+    ratio = means.loc[where, ["mean", "ci_low", "ci_high"]].astype(float) / means.loc["unsteered", "mean"]
+    return f"{ratio['mean']:.2f} [{ratio['ci_low']:.2f}, {ratio['ci_high']:.2f}], n = {means.loc[where, 'n']:.0f}"
+
+
+def published_detectors() -> pd.DataFrame:
+    """The paper's 26 for reading, by falling d: p in words, a bound where a bound was published."""
+    table = published.detectors().query("in_paper_26 == 1").sort_values("cohens_d", ascending=False)
+    bound = "< " + table["p"].map("{:g}".format)
+    columns = ["latent", "label", "cohens_d", "off_topic_mean", "on_topic_mean", "p", "in_separability_25"]
+    told = table.assign(p=table["p"].map(readable.p_value).where(table["p_is_bound"] == 0, bound))
+    return told[[*columns, "is_backtracking"]]
 
 
 def published_signs() -> pd.DataFrame:

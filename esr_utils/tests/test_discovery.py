@@ -125,3 +125,19 @@ def test_the_published_lists_have_the_sizes_that_were_published():
     paper = table[table["in_paper_26"] == 1]
     assert signs["n"].sum() == 26
     assert signs.loc["more active on topic", "n"] == (paper["cohens_d"] < 0).sum()
+
+
+def test_published_p_values_are_told_as_they_were_published():
+    told, table = discovery_tables.published_detectors(), published_detectors()
+    assert told["cohens_d"].is_monotonic_decreasing
+    assert len(told) == 26
+    is_bound = told["latent"].map(table.set_index("latent")["p_is_bound"]).astype(bool)
+    assert set(told.loc[is_bound, "p"]) == {"< 0.001"}
+    assert told.loc[~is_bound, "p"].str.fullmatch(r"[01]\.\d{3}").all()
+
+
+def test_a_stretch_is_told_as_times_the_unsteered_mean():
+    known = {"group": "detectors", "ci_low": 1.0, "ci_high": 3.0, "n": 7}
+    lines = [known | {"where": "off_topic", "mean": 2.0}, known | {"where": "unsteered", "mean": 0.5}]
+    lines.append(lines[0] | {"group": "backtracking", "mean": 9.0})
+    assert discovery_tables.times_baseline(pd.DataFrame(lines), "off_topic") == "4.00 [2.00, 6.00], n = 7"
