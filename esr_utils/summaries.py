@@ -97,3 +97,36 @@ def told(rate: pd.Series) -> str:
         return "no trial to count"
     percent = np.round(100 * rate[["rate", "ci_low", "ci_high"]].astype(float), 1)
     return f"{percent['rate']:g}% [{percent['ci_low']:g}, {percent['ci_high']:g}], {rate['n_events']} of {rate['n']}"
+
+
+def told_mean(line: pd.Series) -> str:
+    """A line of ``metrics.means`` in words: the mean with its interval and the trials behind it."""
+    if not line["n"]:
+        return "no trial to count"
+    return f"{line['mean']:.1f} [{line['ci_low']:.1f}, {line['ci_high']:.1f}], n = {line['n']}"
+
+
+def told_mean_of(frame: pd.DataFrame, column: str) -> str:
+    """The same of a column of any frame that has latent and question; the interval is ``metrics.mean_interval``'s."""
+    known = frame.dropna(subset=[column])
+    values = known[column].to_numpy(dtype=float)
+    interval = metrics.mean_interval(known, values, np.random.default_rng(0))
+    return told_mean(pd.Series({"mean": values.mean(), "n": len(values), **interval}))
+
+
+def in_words(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Rates and scores for reading: a line a group, a column a quantity, each cell with interval and counts.
+
+    Args:
+        table: as ``scores_and_rates`` or ``metrics.rates`` makes it, all of it or some lines.
+        by: the columns that name a group, which keep their order.
+    """
+    cells = [
+        told(line.rename({"value": "rate"}))
+        if line["quantity"] in metrics.QUANTITIES
+        else told_mean(line.rename({"value": "mean"}))
+        for _, line in table.iterrows()
+    ]
+    wide = table.assign(cell=cells).pivot(index=list(by), columns="quantity", values="cell")
+    order = table.drop_duplicates(list(by)).set_index(list(by)).index
+    return wide.loc[order, list(dict.fromkeys(table["quantity"]))].rename_axis(columns=None)

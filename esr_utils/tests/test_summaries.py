@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from esr_utils import published, summaries
+from esr_utils import metrics, published, summaries
 from esr_utils.detection import Detection
 from esr_utils.power import Population, simulate_trials
 from esr_utils.scales import DETECTION
@@ -47,6 +47,27 @@ def test_a_rate_is_told_with_its_interval_and_counts():
     rate = pd.Series({"rate": 0.05, "ci_low": 0.0123, "ci_high": 0.1, "n_events": 3, "n": 60}, dtype=object)
     assert summaries.told(rate) == "5% [1.2, 10], 3 of 60"
     assert summaries.told(pd.Series({"n": 0})) == "no trial to count"
+
+
+def test_a_mean_is_told_with_its_interval_and_count(trials):
+    steered = trials[trials["level"] == 1.0]
+    (line,) = metrics.means(steered, ["subject"], "first_score").to_dict("records")
+    told = f"{line['mean']:.1f} [{line['ci_low']:.1f}, {line['ci_high']:.1f}], n = {len(steered)}"
+    assert summaries.told_mean(pd.Series(line)) == told
+    assert summaries.told_mean_of(steered, "first_score") == told
+    assert summaries.told_mean(pd.Series({"n": 0})) == "no trial to count"
+
+
+def test_groups_and_quantities_in_words_keep_their_order(trials):
+    table = summaries.scores_and_rates(trials, ["subject", "level"]).sort_values("level", ascending=False)
+    told = summaries.in_words(table[table["quantity"].isin(["first_score", "esr"])], ["subject", "level"])
+    assert list(told.index) == [("ours", 1.0), ("ours", 0.0)]
+    assert list(told.columns) == list(dict.fromkeys(table["quantity"]))[:1] + ["esr"]
+    n = (trials["level"] == 1.0).sum()
+    assert told.loc[("ours", 1.0), "esr"].endswith(f"{trials['is_improved'].sum()} of {n}")
+    assert told.loc[("ours", 1.0), "first_score"] == summaries.told_mean_of(
+        trials[trials["level"] == 1.0], "first_score"
+    )
 
 
 def test_a_subject_without_a_splittable_response_has_no_placebo_line(trials):
