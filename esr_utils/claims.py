@@ -19,6 +19,8 @@ FEW_EVENTS = 5  # fewer may be the judge's mistakes
 FEW_TRIALS = 10  # an interval on fewer holds nearly every value
 NAMES = {"rate": "value", "difference": "value", "mean": "value"}
 WHO = {PAIR: SUBJECTS[PAIR], f"{PAIR}-corrector": f"{SUBJECTS[f'{PAIR}-corrector']} (fine-tuned to restart)"}
+OTHERS = "other measurements"
+SEVERAL = "; and "
 RUN_WHO = {  # where a table has no subject
     "fine_tuning": "ours, fine-tuned (notebook 06)",
     "validation": "ours, {quantity}",
@@ -43,6 +45,26 @@ def answers() -> pd.DataFrame:
         for found in _findings(claim):
             lines.append({**known, **found, "rule": claim.rule, "file": claim.file})
     return pd.DataFrame(lines)
+
+
+def by_claim(table: pd.DataFrame) -> pd.DataFrame:
+    """One line a claim for reading: section, claim, a column for each of our two subjects, and one for what is neither.
+
+    A cell is the verdict with what was measured; the last column says of what it is. Several of one claim and column
+    stand after each other.
+
+    Args:
+        table: as ``answers`` makes it.
+    """
+    names = {who: SUBJECTS[subject] for subject, who in WHO.items()}
+    column = table["who"].map(names).fillna(OTHERS)
+    measured = table["ours"].where(table["ours"] == "", " (" + table["ours"] + ")")
+    prefix = table["who"].str.removeprefix("ours, ").where((column == OTHERS) & (table["who"] != ""), "")
+    cell = prefix.where(prefix == "", prefix + ": ") + table["verdict"] + measured
+    cells = table[["id", "section", "claim"]].assign(column=column, cell=cell)
+    wide = cells.groupby(["id", "section", "claim", "column"], sort=False)["cell"].agg(SEVERAL.join).unstack()
+    order = pd.MultiIndex.from_frame(cells[["id", "section", "claim"]].drop_duplicates())
+    return wide.loc[order, [*SUBJECTS.values(), OTHERS]].fillna("").reset_index().drop(columns="id")
 
 
 def _told(numbers: str) -> str:

@@ -226,3 +226,16 @@ def test_a_verdict_on_an_ablation_tells_what_it_did_to_the_model():
     verdicts = claims.answers().set_index("id")["verdict"]
     assert verdicts.loc[["c03", "c18", "c19", "c32", "c35", "c40"]].str.endswith("unsteered answers to ×957").all()
     assert not verdicts.drop(["c03", "c18", "c19", "c32", "c35", "c40"]).str.contains("perplexity").any()
+
+
+def test_a_claim_is_one_line_with_a_column_a_subject():
+    table = claims.answers()
+    shown = claims.by_claim(table)
+    assert shown["claim"].tolist() == table.drop_duplicates("id")["claim"].tolist()
+    assert list(shown.columns) == ["section", "claim", *claims.SUBJECTS.values(), claims.OTHERS]
+    cells = shown.drop(columns=["section", "claim"]).to_numpy().ravel()
+    assert sum(len(cell.split(claims.SEVERAL)) for cell in cells if cell) == len(table)
+    (rate,) = table[(table["id"] == "c01") & (table["who"] == "ours, base")].itertuples()
+    assert shown.loc[0, "ours, base"] == f"{rate.verdict} ({rate.ours})"
+    (judged,) = shown.loc[shown[claims.OTHERS].str.startswith("restart precision: "), claims.OTHERS]
+    assert "; and restart recall: " in judged
