@@ -55,7 +55,6 @@ PAIRS = with_fine_tuned(PAIR)  # the base, and the corrector, which restarts now
 prepared = kept.load_gallery(PAIRS)
 state = replace(prepared[0].state, max_new_tokens=settings.max_new_tokens)
 explorer = Explorer(state, pairs=PAIRS)
-run = open_run(results_dir(PAIRS[-1], "explorer", SCALE), asdict(settings) | {"state": state.to_string()})
 
 # %% [markdown]
 # ## The explorer
@@ -83,6 +82,8 @@ pd.DataFrame({"state": [one.title for one in prepared], "look for": [one.look_fo
 # `explorer.run(state)` gives what the page shows. The first prepared state:
 
 # %%
+answered = replace(state, colour="")  # how the page colours tokens changes no answer
+run = open_run(results_dir(PAIRS[-1], "explorer", SCALE), asdict(settings) | {"state": answered.to_string()})
 shown = cache(explorer.run)  # made once, if at all
 run.frame("tokens", lambda: shown(state).frame())
 answers = run.frame("answers", lambda: shown(state).table())

@@ -1,10 +1,15 @@
 """What the notebooks' texts say of the committed runs is what these hold. A text that changes needs a new look here."""
 
+import json
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from esr_utils import metrics, published
 from esr_utils.config import ROOT, results_dir
+from esr_utils.explorer import kept
+from esr_utils.scales import EXPLORER
 from esr_utils.tests.test_notebooks import read
 
 BASE, CORRECTOR = "smollm2-135m", "smollm2-135m-corrector"
@@ -86,3 +91,11 @@ def test_the_minimum_gain_is_as_told():
         gain, last = metrics.MINIMUM_GAIN, metrics.MINIMUM_LAST_SCORE
         assert f"a gain of {gain:.0f} points that ends at {last:.0f} or more" in texts(name)
     assert f"the whole response gets {metrics.RECOVERED:.0f} of 10 or more" in texts("02_esr_detection")
+
+
+def test_the_explorers_answers_are_those_of_the_first_prepared_state():
+    """But for the colours of the page, which change no answer: notebook 00 opens the run without them."""
+    state = kept.load_gallery([BASE, CORRECTOR])[0].state
+    state = replace(state, max_new_tokens=EXPLORER["standard"].max_new_tokens, colour="")
+    run = json.loads((results_dir(CORRECTOR, "explorer", "standard") / "run.json").read_text())
+    assert run["settings"]["state"] == state.to_string()
