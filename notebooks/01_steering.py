@@ -38,7 +38,7 @@ from textwrap import shorten
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import calibration, latents, machine, plots, published, sweep
+from esr_utils import calibration, latents, machine, plots, published, summaries, sweep
 from esr_utils.config import results_dir
 from esr_utils.engines.hf import HFEngine
 from esr_utils.engines.selftest import CHECKS, QUICK_CHECKS, self_test
@@ -257,18 +257,20 @@ SteeringPanel(engine, scorer, labels, max_strength=200.0).view
 
 # %% [markdown]
 # ## Paper and ours
-# The paper's figures come from its five models and its judges; ours from the embedded model and topicality.
+# The paper's figures come from its five models and its judges; ours from the embedded model and topicality, with 95%
+# intervals over latents and questions.
 
 # %%
-unsteered = one.loc[one["strength"] == 0, "topicality"]
+unsteered = summaries.told_mean_of(one[one["strength"] == 0], "topicality")
+verified = summaries.told_mean_of(probes[probes["stage"] == calibration.VERIFY], "score")
 pd.DataFrame(
     {
         "quantity": ["unsteered score", "calibration target", "verified score at the strength found"],
         "paper": [published.cite("p0058"), published.cite("p0017"), published.cite("p0089")],
         "ours, embedded": [
-            f"{unsteered.mean():.1f} (n = {len(unsteered)})",
+            unsteered,
             f"{search.target:g}",
-            f"{table['verified_score'].mean():.1f} ({len(table)} latents, {table['n_verified'].sum()} responses)",
+            f"{verified}, of {len(table)} latents",
         ],
         "differs in": ["judge against topicality, whose scale this mean sets", "-", "judge, model, effort per latent"],
     }

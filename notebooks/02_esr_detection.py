@@ -35,7 +35,7 @@ SCALE = "standard"  # "quick" runs live; "paper" uses the paper's numbers of lat
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import agreement, judge_examples, metrics, nulls, paired, plots, power, summaries
+from esr_utils import agreement, judge_examples, metrics, nulls, paired, plots, power, readable, summaries
 from esr_utils.catalogue import with_fine_tuned
 from esr_utils.detection import Detection
 from esr_utils.published import cite
@@ -120,7 +120,8 @@ metrics.flow(trials, ["subject", "condition", "level"])
 
 # %% [markdown]
 # Every planned trial is in this table, with the reason if it was lost. `level` is a share of the latent's calibrated
-# strength; 0 is without steering.
+# strength; 0 is without steering. `smollm2-135m` in tables is *ours, base* in figures, `smollm2-135m-corrector` is
+# *ours, corrector*: the same model, fine-tuned in notebook 06 to restart.
 
 # %% [markdown]
 # ## Three whole responses
@@ -206,8 +207,7 @@ main.run.table("restarts", split[["level", "question", "response", "first_score"
 # %% [markdown]
 # ## Is steered different from unsteered?
 # The same latents, questions and seeds in both arms, so trials are compared pair by pair: the difference is steered
-# less unsteered, `n_only_first` and `n_only_second` are pairs with the event in one arm alone. A p of 0.0000 is one
-# below 0.00005.
+# less unsteered, `only unsteered` and `only steered` are pairs with the event in that arm alone.
 
 # %%
 between = ({"condition": "baseline", "level": 0.0}, {"condition": "steered", "level": 1.0})
@@ -217,7 +217,8 @@ pairs = pd.concat(
     for name in ("multi_attempt", "esr", "recovery")
 )
 columns = ["quantity", "n_pairs", "n_only_first", "n_only_second", "difference", "ci_low", "ci_high", "mcnemar_p"]
-pairs[["subject", *columns]].round(4)
+names = {"n_only_first": "only unsteered", "n_only_second": "only steered"}
+readable.table(pairs[["subject", *columns]], names=names)
 
 # %% [markdown]
 # Recovery without steering is a false alarm of that construct: a normal answer that begins vaguely.
@@ -233,16 +234,17 @@ power.gee_check(arms, ["subject", "condition"], quantity="recovery")
 # Each latent at shares of its own calibrated strength. The paper swept the same absolute strengths for all latents.
 
 # %%
-main.run.table("levels", summaries.scores_and_rates(trials, ["subject", "level"]))
+levels = main.run.table("levels", summaries.scores_and_rates(trials, ["subject", "level"]))
 display(Image(plots.draw_result("detection_levels", main.run.folder, scale=SCALE), width=720))
 
 # %% [markdown]
 # Bands are 95% intervals, numbers are events. Nothing is smoothed. Where answers are wrecked, "improved" can be a
-# point or two between scores near zero; the minimum gain tells that apart:
+# point or two between scores near zero; the minimum gain tells that apart. Of the corrector (the base's rates are in
+# `levels.csv` of the run):
 
 # %%
-gained = metrics.rates(trials, ["subject", "level"]).query("quantity in ['esr', 'minimum_gain_esr']")
-gained[["subject", "level", "quantity", "n_events", "n", "rate", "ci_low", "ci_high"]].round(4)
+is_shown = levels["subject"].eq(SUBJECTS[-1]) & levels["quantity"].isin(["esr", "minimum_gain_esr"])
+summaries.in_words(levels[is_shown], ["subject", "level"])
 
 # %% [markdown]
 # ## Would improvement mean anything?
@@ -253,7 +255,7 @@ gained[["subject", "level", "quantity", "n_events", "n", "rate", "ci_low", "ci_h
 
 # %%
 orders = [nulls.order_null(each.attempts()).assign(subject=each.subject) for each in detections]
-display(pd.concat(orders).round(3))
+display(readable.table(pd.concat(orders)))
 main.run.table("placebo", summaries.placebo_table(detections)).round(3)
 
 # %% [markdown]
@@ -290,10 +292,10 @@ coverage.pivot(index="setting", columns="method", values="coverage").round(3)
 # %%
 ours = rates.set_index(["subject", "condition", "quantity"])
 ARMS = [("steered", "multi_attempt"), ("steered", "esr"), ("baseline", "multi_attempt")]
-scores = steered.groupby("subject")["first_score"].agg(["mean", "count"]).round(1)
+scores = metrics.means(steered, ["subject"], "first_score").set_index("subject")
 table = {"quantity": ["several attempts, steered", "ESR rate, steered", "several attempts, unsteered", "first score"]}
 table["paper"] = [cite("p0039"), cite("p0038"), cite("p0065"), cite("p0089")]
 for subject in SUBJECTS:
     told = [summaries.told(ours.loc[(subject, *arm)]) for arm in ARMS]
-    table[subject] = [*told, f"{scores.loc[subject, 'mean']} (n = {scores.loc[subject, 'count']:.0f})"]
+    table[subject] = [*told, summaries.told_mean(scores.loc[subject])]
 pd.DataFrame(table | {"differs in": ["model, judge, clustered interval"] * 3 + ["judge; same target of 30"]})

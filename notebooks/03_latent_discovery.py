@@ -36,7 +36,7 @@ SCALE = "standard"  # "quick" runs live; "paper" takes answers of the paper's le
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import discovery_tables, episodes, plots, published
+from esr_utils import discovery_tables, episodes, plots, published, readable
 from esr_utils.catalogue import with_fine_tuned
 from esr_utils.discovery import Discovery
 from esr_utils.scales import DISCOVERY
@@ -139,7 +139,7 @@ display(Image(plots.draw_result("discovery_traces", main.folder, scale=SCALE), w
 
 # %%
 tests = main.table("group_tests", discovery_tables.group_tests(study))
-tests.round(4)
+readable.table(tests)
 
 # %% [markdown]
 # The same means beside two baselines without a restart: steered responses that begin as badly, and unsteered answers
@@ -163,17 +163,7 @@ signs.groupby(["group", "sign"])[["n", "significant"]].sum().reset_index()
 
 # %%
 display(discovery_tables.published_signs())
-columns = [
-    "latent",
-    "label",
-    "cohens_d",
-    "off_topic_mean",
-    "on_topic_mean",
-    "p",
-    "in_separability_25",
-    "is_backtracking",
-]
-published.detectors().query("in_paper_26 == 1").sort_values("cohens_d", ascending=False)[columns]
+discovery_tables.published_detectors()
 
 # %% [markdown]
 # Called detectors together, they are not of one kind: some are more active on topic, and several labels speak of
@@ -182,15 +172,16 @@ published.detectors().query("in_paper_26 == 1").sort_values("cohens_d", ascendin
 
 # %% [markdown]
 # ## Paper and ours
+# The intervals of ours are those of the means over episodes, with the baseline taken as known: they are a little too
+# narrow.
 
 # %%
-main_level = levels[levels["group"] == "detectors"].set_index("where")["mean"]
-ratio = [main_level[where] / main_level["unsteered"] for where in ("off_topic", "on_topic")]
+ratios = [discovery_tables.times_baseline(levels, where) for where in ("off_topic", "on_topic")]
 pd.DataFrame(
     {
         "quantity": ["detectors chosen", "off topic / baseline", "last attempt / baseline"],
         "paper": [published.cite("p0086"), published.cite("p0109"), published.cite("p0110")],
-        SUBJECT: [f"{len(study.detectors())}", *(f"{value:.2f}" for value in ratio)],
+        SUBJECT: [f"{len(study.detectors())}", *ratios],
         "differs in": ["model, SAE, rule", "baseline: good steered answers there, unsteered here", "the same"],
     }
 )

@@ -36,7 +36,7 @@ SCALE = "standard"  # "quick" runs live; "paper" takes the paper's numbers of la
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import ablation_tables, following_tables, matching, metrics, plots, power, summaries
+from esr_utils import ablation_tables, following_tables, matching, metrics, plots, power, readable, summaries
 from esr_utils.ablation import DETECTORS, HELD_OUT, NONE, PRIMARY, Ablation
 from esr_utils.catalogue import with_fine_tuned
 from esr_utils.detection import committed_detection
@@ -46,6 +46,7 @@ from esr_utils.scales import ABLATION, FOLLOWING, TOPIC_STEERING
 from esr_utils.topic_steering import TopicSteering
 
 plots.use_style()
+pd.set_option("display.max_colwidth", 200)
 settings = ABLATION[SCALE]
 SUBJECT = with_fine_tuned(PAIR)[-1]  # the corrector, if the pair has one: it has restarts to lose
 study = Ablation(SUBJECT, SCALE, settings)
@@ -111,25 +112,28 @@ display(Image(plots.draw_result("ablation_arms", study.run.folder, scale=SCALE),
 
 # %% [markdown]
 # A grey circle is one matched set, or one draw of random directions; the bar is their mean. The contrast with nothing
-# ablated (`rate_first`) is that of the detectors in full (`rate_second`) less it; a p of 0.0 is one below 0.0005.
+# ablated is that of the detectors in full less it, trial by trial.
 
 # %%
 contrasts = study.run.table("contrasts", ablation_tables.contrasts(trials))
 columns = ["condition", "quantity", "n_pairs", "rate_first", "rate_second", "difference", "ci_low", "ci_high"]
-contrasts[(contrasts["condition"] == DETECTORS) & contrasts["rate_first"].notna()][[*columns, "mcnemar_p"]].round(3)
+names = {"rate_first": "rate, none", "rate_second": "rate, ablated"}
+in_full = contrasts[(contrasts["condition"] == DETECTORS) & contrasts["rate_first"].notna()]
+readable.table(in_full[[*columns, "mcnemar_p"]], names=names)
 
 # %% [markdown]
 # ## Against the matched sets
-# How each arm differs from nothing ablated, beside the same differences of the sets (`sets_mean`, `sets_least`,
-# `sets_most`).
+# The primary contrast beside the same differences of the sets (`sets_mean`, `sets_least`, `sets_most`):
 
 # %%
 place = study.run.table("place_among_sets", ablation_tables.place_among_sets(trials))
-place.round(3)
+is_primary = (place["condition"] == PRIMARY[0]) & (place["quantity"] == PRIMARY[2])
+readable.table(place[is_primary])
 
 # %% [markdown]
 # On the trials that every arm shares. `p` is the share of sets that change the rate at least as much, the arm itself
-# counted in.
+# counted in. This one line was declared; the other arms and quantities, in `place_among_sets.csv` of the run, are
+# exploratory.
 
 # %%
 display(Image(plots.draw_result("ablation_contrasts", study.run.folder, scale=SCALE), width=760))
@@ -160,7 +164,8 @@ effects.groupby("name", sort=False)[columns_of].agg(["mean", "min", "max"]).roun
 # %%
 shown = [name for name in by_arm["condition"].unique() if name != NONE and not name[-1].isdigit()]
 off_topic = study.run.table("begun_off_topic", ablation_tables.begun_off_topic(trials, shown))
-off_topic[["condition", "n_pairs", "rate_first", "rate_second", "difference", "ci_low", "ci_high"]].round(3)
+columns_of = ["condition", "n_pairs", "rate_first", "rate_second", "difference", "ci_low", "ci_high"]
+readable.table(off_topic[columns_of], names=names)
 
 # %% [markdown]
 # ## What could this run have seen?
@@ -179,7 +184,7 @@ ablation_tables.what_could_be_seen(trials, contrasts[is_primary].iloc[0]).round(
 # %%
 held_out = study.trials(HELD_OUT)
 second = study.run.table("held_out_contrasts", ablation_tables.contrasts(held_out))
-display(second[second["rate_first"].notna()][columns].round(3))
+display(readable.table(second[second["rate_first"].notna()][columns], names=names))
 line = second[(second["condition"] == PRIMARY[0]) & (second["quantity"] == PRIMARY[2])].iloc[0]
 ablation_tables.what_could_be_seen(held_out, line).round(3)
 
@@ -218,20 +223,21 @@ display(Image(plots.draw_result("prefill_cells", following.run.folder, scale=SCA
 
 # %% [markdown]
 # Counts are events and trials. An event needs its restart after the beginning, which has none. Bars are 95% intervals
-# over latents and questions.
+# over latents and questions. Of the declared outcome, with what the intervals rest on (the others are in `cells.csv` of
+# the run):
 
 # %%
-columns = ["source", "prefix", "continuation", "quantity", "n_events", "n", "rate", "ci_low", "ci_high"]
-by_cell[[*columns, "n_latents", "design_effect"]].round(3)
+columns = ["source", "prefix", "continuation", "n_events", "n", "rate", "ci_low", "ci_high"]
+by_cell.query("quantity == @following_tables.PRIMARY")[[*columns, "n_latents", "design_effect"]].round(3)
 
 # %% [markdown]
-# The declared contrasts, trial by trial (`rate_second` less `rate_first`):
+# The declared contrasts, trial by trial: steered less unsteered, of what each line names.
 
 # %%
 cell_contrasts = following.run.table("cell_contrasts", following_tables.cell_contrasts(cells))
 primary = cell_contrasts[cell_contrasts["quantity"] == following_tables.PRIMARY]
 columns = ["source", "contrast", "n_pairs", "rate_second", "rate_first", "difference", "ci_low", "ci_high", "mcnemar_p"]
-primary[columns].round(3)
+readable.table(primary[columns], names={"rate_second": "rate, steered", "rate_first": "rate, unsteered"})
 
 # %% [markdown]
 # The first contrast above zero would say that the text already written brings restarts without any steering; the
@@ -270,7 +276,8 @@ sustained[["arm", "n_planned", "n", "mean", "ci_low", "ci_high", "median", "sd",
 
 # %%
 columns = ["arm", "less", "n_pairs", "n_lost", "mean_second", "mean_first", "difference", "ci_low", "ci_high"]
-sustained_contrasts[[*columns, "n_latents", "n_questions"]].round(1)
+names = {"mean_second": "mean, arm", "mean_first": "mean, less"}
+readable.table(sustained_contrasts[[*columns, "n_latents", "n_questions"]], decimals=1, names=names)
 
 # %% [markdown]
 # `off_topic` is the first attempt whatever it scored, and what the gate does not take for a restart can stand in it.
@@ -324,8 +331,7 @@ found.groupby("directions")[["strength", "verified_score", "is_in_window"]].agg(
 both = pd.concat([run.trials().assign(directions=name) for name, run in arms.items()], ignore_index=True)
 rates = metrics.rates(both[both["level"].isin([0.0, 1.0])], ["directions", "condition"])
 topics.run.table("rates", rates)
-columns = ["directions", "condition", "quantity", "n_events", "n", "rate", "ci_low", "ci_high", "n_latents", "n_lost"]
-rates[columns].round(3)
+summaries.in_words(rates, ["directions", "condition"])
 
 # %% [markdown]
 # The two kinds share neither directions nor, trial by trial, questions, so this is a comparison of two groups. A
@@ -351,4 +357,4 @@ pd.DataFrame(told, columns=["quantity", "paper", SUBJECT])
 # restarts.
 
 # %%
-study.run.table("beside_paper", ablation_tables.beside_paper(contrasts, place))
+readable.table(study.run.table("beside_paper", ablation_tables.beside_paper(contrasts, place)))

@@ -35,7 +35,7 @@ SCALE = "standard"  # "quick" runs live; "paper" uses the paper's numbers of lat
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import meta_prompting, meta_tables, metrics, plots, power, summaries
+from esr_utils import meta_prompting, meta_tables, metrics, plots, power, readable, summaries
 from esr_utils.catalogue import with_fine_tuned
 from esr_utils.meta_prompting import MetaPrompting
 from esr_utils.published import cite
@@ -87,7 +87,8 @@ trials = pd.concat([run.trials() for run in runs], ignore_index=True)
 metrics.flow(trials, ["subject", "level"])
 
 # %% [markdown]
-# Level 0 is without steering. Every planned trial is in this table, with the reason if it was lost.
+# Level 0 is without steering. Every planned trial is in this table, with the reason if it was lost. `smollm2-135m` is
+# *ours, base* in the paper's figures of notebook 07, `smollm2-135m-corrector` is *ours, corrector*.
 
 # %% [markdown]
 # ## Three whole responses
@@ -112,23 +113,24 @@ display(Image(plots.draw_result("meta_kinds", main.run.folder, scale=SCALE), wid
 # %% [markdown]
 # Bars are 95% intervals over latents and questions. Compare a kind with `neutral` before `no suffix`: a drop of the
 # first score that the neutral suffix shows as well is not the work of an instruction. The figure counts ESR with a
-# gain of 20 points that ends at 50 or more; the table below, which leaves intervals out, counts any gain.
+# gain of 20 points that ends at 50 or more; below it is of any gain, under steering (the rest is in `by_kind.csv` of
+# the run).
 
 # %%
-shown = by_kind[by_kind["quantity"].isin(["first_score", "multi_attempt", "esr"])]
-shown.pivot(index=["subject", "level", "kind"], columns="quantity", values="value").round(3)
+steered = by_kind[by_kind["level"].eq(1.0) & by_kind["quantity"].eq("esr")]
+summaries.in_words(steered, ["kind", "subject"]).unstack("subject", sort=False)
 
 # %% [markdown]
 # ## The primary contrast
-# The same latents, questions and seeds in both arms; the difference is `kind` (`rate_second`) less `less`
-# (`rate_first`).
+# The same latents, questions and seeds in both arms; the difference is column `kind` less column `less`.
 
 # %%
 contrasts = main.run.table("contrasts", meta_tables.contrasts(trials))
 columns = ["subject", "level", "kind", "less", "quantity", "n_pairs", "rate_second", "rate_first", "difference"]
 is_primary = contrasts["kind"].eq(meta_prompting.PRIMARY[0]) & contrasts["less"].eq(meta_prompting.PRIMARY[1])
 primary = contrasts[is_primary & contrasts["level"].eq(1.0) & contrasts["quantity"].eq("multi_attempt")]
-primary[[*columns, "ci_low", "ci_high", "mcnemar_p"]].round(3)
+names = {"rate_second": "rate, kind", "rate_first": "rate, less"}
+readable.table(primary[[*columns, "ci_low", "ci_high", "mcnemar_p"]], names=names)
 
 # %% [markdown]
 # An interval that holds zero does not show that nothing happens: its ends say what is still possible. All other
@@ -137,7 +139,7 @@ primary[[*columns, "ci_low", "ci_high", "mcnemar_p"]].round(3)
 # %%
 others = contrasts[~is_primary | contrasts["level"].eq(0.0)].sort_values("mcnemar_p")
 best = others.groupby(["subject", "level"]).head(2).sort_values(["subject", "level"])
-best[[*columns, "ci_low", "ci_high", "mcnemar_p"]].round(3)
+readable.table(best[[*columns, "ci_low", "ci_high", "mcnemar_p"]], names=names)
 
 # %% [markdown]
 # ## Beside the paper

@@ -36,7 +36,7 @@ SCALE = "standard"  # "quick" runs live; "paper" uses the paper's numbers of exa
 import pandas as pd
 from IPython.display import Image, display
 
-from esr_utils import embedded_corrector, frames, inducing_tables, metrics, nulls, plots, power, summaries
+from esr_utils import embedded_corrector, frames, inducing_tables, metrics, nulls, plots, power, readable, summaries
 from esr_utils.columns import attempt_columns, trial_columns
 from esr_utils.config import results_dir
 from esr_utils.inducing import Arm, FineTuning
@@ -89,7 +89,7 @@ pd.Series([each.name for each in sweep.arms()], name="arms to train").to_frame()
 
 # %%
 trials = sweep.measure().trials()
-metrics.flow(trials, ["source", "share", "condition"])
+metrics.flow(trials, ["source", "condition"])
 
 # %% [markdown]
 # Every planned trial is in this table, with the reason if it was lost. An arm's own strengths, as a share of the
@@ -107,17 +107,17 @@ own.agg(level=("level", "first"), first_score=("first_score", "mean"), n=("first
 # ## Along the share of corrections
 
 # %%
-sweep.run.table("by_share", inducing_tables.by_share(trials))
+by_share = sweep.run.table("by_share", inducing_tables.by_share(trials))
 display(Image(plots.draw_result("tuning_shares", sweep.run.folder, scale=SCALE), width=760))
 
 # %% [markdown]
 # Grey is the false alarm: several attempts where nothing was steered. Small points are single trainings. Bands allow
-# for other latents and questions than these, not for other seeds.
+# for other latents and questions than these, not for other seeds. At the arm's own strengths, with events and trials
+# (the other lines are in `by_share.csv` of the run):
 
 # %%
-table = pd.read_csv(sweep.run.folder / "by_share.csv")
-together = table[table["training_seed"].isna() & table["quantity"].isin(["multi_attempt", "esr", "improvement"])]
-together.drop(columns="training_seed").round(3)
+is_shown = by_share["training_seed"].isna() & by_share["condition"].eq("recalibrated")
+summaries.in_words(by_share[is_shown & by_share["quantity"].isin(["multi_attempt", "improvement", "esr"])], ["share"])
 
 # %% [markdown]
 # ## What in a correction does the work?
@@ -131,17 +131,19 @@ sweep.run.table("controls", inducing_tables.controls(trials, settings.control_sh
 display(Image(plots.draw_result("tuning_controls", sweep.run.folder, scale=SCALE), width=760))
 
 # %% [markdown]
-# Trial by trial, real drifts (`rate_second`) less each other arm (`rate_first`). The first question asked of this
-# table, before it was made, was whether real drifts beat pasted ones in ESR with a gain of 20 points or more at an
-# arm's own strengths; in the committed run that interval holds zero. Intervals know these trainings only, two an arm.
+# Trial by trial, real drifts less the arm in column `less`, at an arm's own strengths (the base's and unsteered are in
+# `contrasts.csv` of the run). The first question asked of this table, before it was made, was whether real drifts beat
+# pasted ones in ESR with a gain of 20 points or more; in the committed run that interval holds zero. Intervals know
+# these trainings only, two an arm.
 
 # %%
 contrasts = inducing_tables.contrasts(
     trials, settings.control_share, others=["pasted drifts", "shuffled answers", "no corrections"]
 )
 sweep.run.table("contrasts", contrasts)
-columns = ["condition", "less", "quantity", "n_pairs", "rate_first", "rate_second", "difference", "ci_low", "ci_high"]
-contrasts[[*columns, "mcnemar_p"]].round(3)
+columns = ["less", "quantity", "n_pairs", "rate_second", "rate_first", "difference", "ci_low", "ci_high", "mcnemar_p"]
+names = {"rate_second": "rate, real drifts", "rate_first": "rate, less"}
+readable.table(contrasts[contrasts["condition"] == "recalibrated"][columns], names=names)
 
 # %% [markdown]
 # ## The corrector
@@ -153,8 +155,8 @@ contrasts[[*columns, "mcnemar_p"]].round(3)
 folder = results_dir(embedded_corrector.CORRECTOR, "corrector", "standard")
 both = pd.read_csv(folder / "trials.csv", keep_default_na=False, na_values=[""])
 rates = summaries.scores_and_rates(both, ["subject", "level"])
-chosen = rates[rates["quantity"].isin(["first_score", "multi_attempt", "improvement", "esr", "minimum_gain_esr"])]
-chosen.round(3)
+chosen = rates[rates["quantity"].isin(["first_score", "multi_attempt", "esr", "minimum_gain_esr"])]
+summaries.in_words(chosen, ["subject", "level"])
 
 # %% [markdown]
 # The same scores in random order, for each strength: what improvement would be if corrections did nothing.
@@ -164,7 +166,7 @@ run = embedded_corrector.open_corrector_run()
 attempts = frames.attempt_frame(trial_columns(run), attempt_columns(run, "offline"))
 level = attempts["trial_id"].map(both.set_index("trial_id")["level"])
 parts = [nulls.order_null(part).assign(level=value) for value, part in attempts.groupby(level)]
-pd.concat(parts)[["level", "quantity", "observed", "null_low", "null_high", "p", "n"]].round(3)
+readable.table(pd.concat(parts)[["level", "quantity", "observed", "null_low", "null_high", "p", "n"]])
 
 # %% [markdown]
 # It must not have cost the model its answers: the likelihood of the base's own unsteered answers to questions of

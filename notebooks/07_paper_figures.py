@@ -38,14 +38,15 @@ from esr_utils.config import DATA
 from esr_utils.plots.captions import CAPTIONS
 
 plots.use_style()
-pd.set_option("display.max_colwidth", 120)
+pd.set_option("display.max_colwidth", 400)
 numbers = published.published()
 numbers.groupby("version", sort=False).agg(numbers=("quantity", "size"), first=("source", "first"))
 
 # %% [markdown]
 # Every number has its source and version. Those marked `rebuttal` and `v2` came later, some of them at second hand.
 # What the kit has measured of its own, table by table (some have the corrector beside the base; what is of the
-# corrector alone lies in a folder of its own):
+# corrector alone lies in a folder of its own). `smollm2-135m` in tables and folders is *ours, base* in the figures
+# below, `smollm2-135m-corrector` is *ours, corrector*.
 
 # %%
 tables = [path.relative_to(DATA / "results") for path in sorted((DATA / "results" / PAIR).glob("*/*.csv"))]
@@ -173,11 +174,13 @@ display(Image(authors_figures.draw("fig2", example.trials, scale="quick"), width
 # ## Claim by claim
 # What is ours is read from result files, and the verdict follows from its interval by the claim's rule: of the
 # difference trial by trial where the same trials were made in both arms. It says whether the same holds here, with
-# another model, judge and questions; not whether the paper is right.
+# another model, judge and questions; not whether the paper is right. A column for each of our subjects (the corrector
+# was fine-tuned to restart), and one for what was measured on neither; an empty cell was not measured. How often each
+# verdict was given follows.
 
 # %%
 table = claims.answers()
-table[["section", "claim", "who", "ours", "verdict"]]
+claims.by_claim(table)
 
 # %%
 table.assign(verdict=table["verdict"].str.split(r"[:,] ", regex=True).str[0])["verdict"].value_counts().to_frame()
