@@ -72,7 +72,9 @@ App(explorer, gallery=prepared, n_tries=settings.n_tries).root
 # answer we looked at, which says nothing of resistance; most prepared states take a tenth. Another processor may round
 # differently and so draw other tokens than those described here.
 #
-# The prepared states, and what to look for in each:
+# The prepared states, and what to look for in each. They were picked because they show something (the first two out of
+# 32 seeds each, because they restart with and without the processor's newer instructions), and say nothing of how often
+# it happens:
 
 # %%
 pd.DataFrame({"state": [one.title for one in prepared], "look for": [one.look_for for one in prepared]})

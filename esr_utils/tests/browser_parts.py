@@ -1,6 +1,7 @@
 """Servers on loopback and a browser, for the tests marked ``browser``."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,14 +22,16 @@ LOAD_MS = 150_000
 TEXTS = [".esr-token", ".esr-status", ".esr-panel h3", ".esr-scores"]
 CONTRAST = 4.5  # of text, as WCAG asks
 RATIO = """element => {
-    const channels = colour => colour.match(/[\\d.]+/g).map(Number);
-    const light = colour => channels(colour).slice(0, 3)
+    const parts = colour => [...colour.match(/[\\d.]+/g).map(Number), 1].slice(0, 4);
+    const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3]));
+    const light = colour => colour
         .map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
         .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-    let ground = element;
-    const isClear = at => channels(getComputedStyle(at).backgroundColor)[3] === 0;
-    while (ground.parentElement && isClear(ground)) ground = ground.parentElement;
-    const both = [light(getComputedStyle(element).color), light(getComputedStyle(ground).backgroundColor)];
+    const grounds = [];
+    for (let at = element; at && !grounds.some(ground => ground[3] === 1); at = at.parentElement)
+        grounds.unshift(parts(getComputedStyle(at).backgroundColor));
+    const ground = grounds.reduce((below, top) => over(top, below), [255, 255, 255]);
+    const both = [light(over(parts(getComputedStyle(element).color), ground)), light(ground)];
     return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
 }"""
 CHROMIUM = ["--no-sandbox", "--enable-precise-memory-info"]
@@ -59,12 +62,19 @@ class Server:
 
     def kernels(self) -> list[psutil.Process]:
         found = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in found if "ipykernel_launcher" in " ".join(child.cmdline())]
+        return [child for child in found if _is_kernel(child)]
 
     def close(self) -> None:
         for process in [*self.kernels(), self.process]:
             process.terminate()
         self.process.wait(20)
+
+
+def _is_kernel(process: psutil.Process) -> bool:
+    try:
+        return "ipykernel_launcher" in " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it has just ended
+        return False
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -139,8 +149,13 @@ def run_all_cells(page, ready: str) -> None:
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
     page.locator(".jp-CodeCell .cm-content").first.click()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*\d]+\]")).first
+    for _ in range(10):  # a kernel that has just been connected to may not take it
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(1500)
+        if begun.count():
+            break
     page.wait_for_selector(f"text={ready}", timeout=LOAD_MS)
 
 
@@ -181,6 +196,6 @@ def too_faint(page, names: list[str]) -> dict[str, float]:
 def choose_theme(page, name: str) -> None:
     """Have JupyterLab take a theme, by its menu."""
     page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.get_by_role("menuitem", name="Theme", exact=True).hover()
-    page.get_by_role("menuitem", name=name, exact=True).click()
-    page.wait_for_selector(f"body[data-jp-theme-name='{name}']")
+    for words in ("Theme", name):
+        page.locator(".lm-Menu-item", has_text=re.compile(rf"^{words}\s*$")).click()
+    page.wait_for_selector(f"body[data-jp-theme-name='{name}']", state="attached")

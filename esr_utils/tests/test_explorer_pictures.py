@@ -52,6 +52,7 @@ def picture(page, first: str, last: str, folder):
 
 
 def test_the_picture_is_whole_and_small(request, themed, tmp_path):
+    themed.evaluate("document.querySelectorAll('.esr-text').forEach(text => { text.scrollTop = 0; })")
     token = themed.locator(".esr-grid .esr-panel").nth(1).locator(".esr-token").nth(20)
     token.hover()
     ends = (".widget-dropdown", ".esr-grid") if themed.theme == "light" else (".esr-bar", ".esr-strip")
