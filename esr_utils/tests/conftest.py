@@ -46,6 +46,14 @@ def browser(request):
     return opened
 
 
+@pytest.fixture
+def server(request, monkeypatch):
+    """The stand-in for the services of remote judges; tests of other servers have fixtures of their own."""
+    from esr_utils.tests.judge_parts import serve
+
+    return serve(request, monkeypatch)
+
+
 def byte_tokenizer():
     """One token a byte, with ChatML's two special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -1,6 +1,10 @@
 """The explorer without a front end, on tiny pairs: arms, streaming, cards, sweeps, episodes, what is kept."""
 
+import ctypes
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -317,3 +321,33 @@ def test_the_frame_has_a_line_a_token(result):
     frame = result.frame()
     assert len(frame) == sum(len(answer.pieces) for answer in result.answers)
     assert "".join(frame[frame["arm"] == "steered"]["token"]) == result.answer("steered").text
+
+
+MEMORY = """
+import ctypes, torch
+import esr_utils.explorer
+
+class Counts(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Counts
+weight = torch.randn(384, 384, dtype=torch.bfloat16)
+
+def used_mb(lengths):
+    for n in lengths:
+        torch.nn.functional.linear(torch.randn(n, 384, dtype=torch.bfloat16), weight)
+    return libc.mallinfo2().uordblks / 1e6
+
+before = used_mb(range(1, 101))
+print(used_mb(range(101, 301)) - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="counted by glibc 2.33 or newer")
+def test_ever_new_lengths_do_not_pile_up_compiled_products():
+    """On AMX 0.2 MB stay of 200 lengths; 54 if one of the two caches is as large as usual, 112 if both are."""
+    usual = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+    done = subprocess.run([sys.executable, "-c", MEMORY], env=usual, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 10

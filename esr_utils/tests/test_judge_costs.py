@@ -13,12 +13,7 @@ from esr_utils.judges.openai_judge import OpenAIJudge
 from esr_utils.judges.patience import Limits
 from esr_utils.judges.rubric import FAITHFUL, faithful
 from esr_utils.judging import Case
-from esr_utils.tests.judge_parts import CASE, Server, both, cases, make, serve
-
-
-@pytest.fixture
-def server(request, monkeypatch) -> Server:
-    return serve(request, monkeypatch)
+from esr_utils.tests.judge_parts import CASE, both, cases, make
 
 
 @both

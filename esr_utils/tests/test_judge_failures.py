@@ -17,21 +17,13 @@ from esr_utils.tests.judge_parts import (
     CASE,
     KEY,
     Answer,
-    Server,
     both,
     cases,
     good,
     make,
     refuse_schema,
-    serve,
     shown_response,
 )
-
-
-@pytest.fixture
-def server(request, monkeypatch) -> Server:
-    return serve(request, monkeypatch)
-
 
 # When the server fails
 

@@ -14,21 +14,13 @@ from esr_utils.tests.judge_parts import (
     CASE,
     KEY,
     Answer,
-    Server,
     both,
     cases,
     good,
     make,
     reply_text,
-    serve,
     shown_response,
 )
-
-
-@pytest.fixture
-def server(request, monkeypatch) -> Server:
-    return serve(request, monkeypatch)
-
 
 # When all is well
 
