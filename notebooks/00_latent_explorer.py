@@ -49,7 +49,7 @@ from esr_utils.records import open_run
 from esr_utils.scales import EXPLORER
 
 plots.use_style()
-pd.set_option("display.max_colwidth", 90)
+pd.set_option("display.max_colwidth", 140)
 settings = EXPLORER[SCALE]
 PAIRS = with_fine_tuned(PAIR)  # the base, and the corrector, which restarts now and then
 prepared = kept.load_gallery(PAIRS)
